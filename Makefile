@@ -1,0 +1,52 @@
+# Each target does its own set-up: a virtual environment in .venv, with the versions in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test lab bench export readme paper check clean
+help:           ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+demo: .venv/.package   ## train two networks on digits and compare them, in runs/demo
+	$(BIN)/submatch demo --out runs/demo
+
+test: .venv/.dev       ## run every notebook, then the tests
+	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/pytest -n 2
+
+lab: .venv/.dev        ## open the paper in JupyterLab
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+bench: .venv/.dev      ## time the fast paths against the plain ones
+	$(BIN)/python tests/bench.py
+
+export: .venv/.dev     ## write submatch_nb from the notebooks
+	$(BIN)/nbdev_export
+
+readme: .venv/.dev     ## write README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+paper: .venv/.dev      ## run every notebook in place and store its outputs
+	$(BIN)/python tools/execute.py nbs/*.ipynb
+
+check: .venv/.dev      ## the export and the README are in step with the notebooks
+	$(BIN)/python tools/readme.py --check
+	$(BIN)/nbdev_export
+	git diff --exit-code --stat -- submatch_nb
+
+clean:                 ## remove the environment and what the runs wrote
+	rm -rf .venv runs _docs build dist *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "submatch needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/.package: .venv/bin/python setup.py settings.ini constraints.txt
+	@echo "Installing submatch (a few minutes the first time: PyTorch is large) ..."
+	$(PIP) -e .
+	@touch $@
+
+.venv/.dev: .venv/.package
+	@echo "Installing the notebook and test tools ..."
+	$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,40 @@
+"""Everything about the package is in settings.ini; this only hands it to setuptools."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=["="])
+config.read(here / "settings.ini", encoding="utf-8")
+cfg = config["DEFAULT"]
+
+requirements = cfg["requirements"].split()
+lab = cfg["lab_requirements"].split()
+dev = cfg["dev_requirements"].split()
+
+setup(
+    name=cfg["lib_name"],
+    version=cfg["version"],
+    description=cfg["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=cfg["author"],
+    author_email=cfg["author_email"],
+    url=cfg["git_url"],
+    keywords=cfg["keywords"],
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=" + cfg["min_python"],
+    packages=find_packages(include=[cfg["lib_name"] + "*"]),
+    include_package_data=True,
+    install_requires=requirements,
+    extras_require={"lab": lab, "dev": lab + dev},
+    entry_points={"console_scripts": [cfg["console_scripts"]]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
