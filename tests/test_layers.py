@@ -95,6 +95,26 @@ def test_each_pass_starts_afresh():
     assert {len(o) for o in outputs.values()} == {7}
 
 
+class Branching(nn.Module):
+    "Runs its second layer only in its first pass, and notes whether gradients were on."
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.grad = nn.ReLU(), nn.ReLU(), []
+
+    def forward(self, x):
+        self.grad.append(torch.is_grad_enabled())
+        return self.two(self.one(x)) if len(self.grad) == 1 else self.one(x)
+
+
+def test_a_layer_that_is_skipped_leaves_nothing_behind():
+    model = Branching()
+    with capture(model, "relu") as outputs:
+        model(DIGITS[:2])
+        assert list(outputs) == ["one", "two"]
+        model(DIGITS[:2])
+    assert list(outputs) == ["one"]
+
+
 def test_kinds():
     model, vgg = resnet(), vgg11(num_classes=10, init_weights=False)
     assert layer_names(model, "linear") == ["fc"] and len(layer_names(model, "conv")) == 20
@@ -243,6 +263,12 @@ def test_models_are_left_as_they_were():
     assert [[m.training for m in model.modules()] for model in (a, b)] == flags
     assert all(torch.equal(v, state[k]) for k, v in a.state_dict().items()), "batch norm counted the images: not in evaluation mode"
     assert hooks(a) == hooks(b) == 0 and torch.is_grad_enabled()
+
+
+def test_no_graph_is_built():
+    model = Branching()
+    collect(model, model, DIGITS[:4, 0, 0], ["one"], progress=False)
+    assert model.grad == [False, False]
 
 
 def test_an_exception_midway_leaves_no_trace():
