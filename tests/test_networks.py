@@ -1,0 +1,383 @@
+"""Networks, data and training: sizes from the literature, seeds, interrupted runs, files that are not what they should be."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+from submatch_nb.networks import ARCHITECTURES, Files, Images, Recipe, accuracy, build, jitter, load_checkpoint, load_data, predict, recipe_for, train
+from submatch_nb.neurons import load_tensors, save_tensors
+
+QUICK = Recipe(epochs=3, rate=0.05, batch=64)
+CIFAR = Path(os.environ.get("SUBMATCH_CIFAR10", "~/.cache/submatch/cifar10-jpeg")).expanduser()
+
+
+def parameters(model): return sum(p.numel() for p in model.parameters())
+
+
+def same(a, b):
+    a, b = (m.state_dict() for m in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def digits(): return load_data("digits", "train"), load_data("digits", "test")
+
+
+@pytest.fixture(scope="module")
+def straight(digits): return train("digits-vgg", digits, seed=3, recipe=QUICK, progress=False)
+
+
+# Architectures
+
+@pytest.mark.parametrize("name, count", [  # as published for CIFAR-10 with these shortcuts (He et al. 2016 round to 0.27, 0.46, 0.66, 0.85 million)
+    ("resnet18", 11_173_962), ("resnet20", 269_722), ("resnet32", 464_154), ("resnet44", 658_586), ("resnet56", 853_018)])
+def test_resnet_sizes(name, count):
+    assert parameters(build(name)) == count
+
+
+@pytest.mark.parametrize("name", [n for n in ARCHITECTURES if n.startswith("vgg")])
+def test_vgg_is_torchvisions_with_the_papers_head(name):
+    theirs = torchvision.models.get_model(name, weights=None).features
+    assert parameters(build(name)) == parameters(theirs) + (512 * 512 + 512) * 2 + 512 * 10 + 10
+    order = [type(m) for m in theirs.modules() if not list(m.children())]
+    ours = [type(m) for m in build(name).modules() if not list(m.children())]
+    assert ours[:len(order)] == order
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_forward_and_each_relu_called_once(name):
+    digits = name.startswith("digits")
+    model = build(name, classes=7, width=1.0 if digits else 0.125).eval()
+    calls = []
+    for label, m in model.named_modules():
+        if isinstance(m, nn.ReLU): m.register_forward_hook(lambda m, i, o, label=label: calls.append(label))
+    assert model(torch.randn(2, *((1, 8, 8) if digits else (3, 32, 32)))).shape == (2, 7)
+    assert len(calls) == len(set(calls)) == sum(isinstance(m, nn.ReLU) for m in model.modules())
+
+
+def test_resnet_depth_is_its_number():
+    for name in ("resnet18", "resnet20", "resnet56"):
+        weighted = [m for n, m in build(name).named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)) and "shortcut" not in n]
+        assert len(weighted) == int(name[6:])
+
+
+def test_digits_vgg_is_what_the_demo_needs():
+    model = build("digits-vgg")
+    convolutions = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    hidden = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)][:-1]
+    assert len(convolutions) >= 3 and max(convolutions) >= 32 and len(hidden) == 2 and 128 in hidden
+
+
+def test_width_and_shape():
+    assert build("vgg16", width=0.25).conv5_3.conv.out_channels == 128
+    assert build("vgg16", width=0.25).fc2.linear.out_features == 128
+    assert build("resnet20", width=2).output.in_features == 128
+    assert build("digits-vgg", shape=(3, 16, 16))(torch.randn(1, 3, 16, 16)).shape == (1, 10)
+    with pytest.raises(ValueError, match="8 x 8 are too small.*32 x 32"): build("vgg11", shape=(3, 8, 8))
+
+
+def test_papers_initialisation():
+    model = build("vgg16_bn", seed=5)
+    conv = model.conv3_2.conv.weight
+    assert conv.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02) and not model.conv3_2.conv.bias.any()
+    assert model.fc1.linear.weight.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_torchvision_as_it_is():
+    model = build("torchvision/resnet18", classes=5, seed=2)
+    assert type(model) is type(torchvision.models.resnet18()) and model.fc.out_features == 5
+    assert same(model, build("torchvision/resnet18", classes=5, seed=2)) and not same(model, build("torchvision/resnet18", classes=5, seed=3))
+    with pytest.raises(ValueError, match="width"): build("torchvision/resnet18", width=0.5)
+
+
+@pytest.mark.parametrize("name", ["vgg12", "torchvision/resnet19", "torchvision/vgg", "", None, "torchvision/fasterrcnn_resnet50_fpn"])
+def test_unknown_architecture_lists_those_there_are(name):
+    with pytest.raises(ValueError, match="digits-vgg.*vgg16_bn.*resnet56.*torchvision/"): build(name)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0", None, True])
+def test_seed_must_be_a_number(seed):
+    with pytest.raises(ValueError, match="whole number"): build("digits-mlp", seed=seed)
+
+
+def test_seed_decides_the_weights_and_nothing_else_changes():
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    a = build("resnet20", seed=1)
+    torch.rand(5)
+    assert same(a, build("resnet20", seed=1)) and not same(a, build("resnet20", seed=2))
+    torch.set_rng_state(before)
+    build("torchvision/resnet18", seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# Data
+
+def test_digits_are_the_digits(digits):
+    raw, everything = load_digits(), load_data("digits", "all")
+    assert np.array_equal(everything.pixels[:, 0].numpy(), raw.images) and np.array_equal(everything.labels.numpy(), raw.target)
+    a, b = ({bytes(p.numpy()) + bytes([y]) for p, y in zip(d.pixels, d.labels.tolist())} for d in digits)
+    assert not a & b and len(digits[0]) + len(digits[1]) == 1797 and len(digits[1]) == 360
+    share = np.bincount(digits[1].labels) / np.bincount(raw.target)
+    assert share == pytest.approx(np.full(10, 0.2), abs=0.005)
+    assert torch.equal(load_data("digits", "test").pixels, digits[1].pixels)
+
+
+def test_item_and_batch_agree(digits):
+    x, y = digits[0].batch([4, 9])
+    assert torch.equal(digits[0][9][0], x[1]) and digits[0][9][1] == y[1] and x.dtype == torch.float32
+    assert torch.allclose(x * 0.376 + 0.305, digits[0].pixels[[4, 9]] / 16)
+    assert [len(x) for x, _ in digits[1].batches(100)] == [100, 100, 100, 60]
+    with pytest.raises(IndexError): digits[0][len(digits[0])]
+    assert len(next(iter(torch.utils.data.DataLoader(digits[0], 32)))[0]) == 32
+
+
+def test_jitter_is_a_window_of_the_padded_image():
+    x = torch.arange(1, 3 * 16 * 16 + 1).reshape(1, 3, 16, 16).repeat(400, 1, 1, 1)
+    padded = torch.nn.functional.pad(x[0], (2, 2, 2, 2))
+    windows = {(padded[:, i:i + 16, j:j + 16], f) for i in range(5) for j in range(5) for f in (False, True)}
+    windows = {bytes((w.flip(2) if f else w).contiguous().numpy()) for w, f in windows}
+    assert len(windows) == 50
+    got = [bytes(image.contiguous().numpy()) for image in jitter(x, torch.Generator().manual_seed(0))]
+    assert set(got) == windows, "every window, mirrored or not, and no other"
+    plain = {bytes(i.contiguous().numpy()) for i in jitter(x, torch.Generator().manual_seed(0), flip=False)}
+    assert len(plain) == 25 and plain < windows
+
+
+def picture(path, value, size=(8, 8)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 10, 20)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for part, n in (("train", 5), ("val", 2)):
+        for c, name in enumerate(("cat", "dog")):
+            for i in range(n): picture(tmp_path / part / name / f"{i}.png", 100 * c + i)
+    return tmp_path
+
+
+def test_image_folder(folder):
+    a, b, both = (load_data(folder, s) for s in ("train", "test", "all"))
+    assert (len(a), len(b), len(both)) == (10, 4, 14) and a.classes == ["cat", "dog"] and a.shape == (3, 8, 8) and a.name == folder.name
+    assert a.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 100, 101, 102, 103, 104] and b.labels.tolist() == [0, 0, 1, 1]
+    assert (a[0][0][1] - (10 / 255 - 0.456) / 0.224).abs().max() < 1e-6
+    assert torch.equal(torch.cat([a.pixels, b.pixels]), both.pixels)
+
+
+def test_folder_without_parts_holds_a_fifth_out(folder):
+    a, b, both = (load_data(folder / "train", s) for s in ("train", "test", "all"))
+    assert (len(a), len(b), len(both)) == (8, 2, 10) and b.labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="too few images"): load_data(folder / "val", "train")
+
+
+def test_large_images_are_cut_and_small_ones_may_be_resized(tmp_path):
+    for name in ("a", "b"): picture(tmp_path / name / "0.jpg", 200, (100, 300))
+    assert load_data(tmp_path, "all").shape == (3, 224, 224)
+    assert load_data(tmp_path, "all", size=16).shape == (3, 16, 16)
+
+
+def test_files_give_what_memory_gives(folder):
+    paths = sorted((folder / "train").glob("*/*.png"))
+    files, memory = Files(paths, (8, 8)), load_data(folder, "train")
+    lazy = Images(files, memory.labels, memory.classes, "lazy")
+    order = torch.tensor([7, 0, 3])
+    for x, y in zip(lazy.batch(order, torch.Generator().manual_seed(1)), memory.batch(order, torch.Generator().manual_seed(1))): assert torch.equal(x, y)
+
+
+def test_bad_folders(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*digits, cifar10, or a folder"): load_data(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="train, test or all"): load_data("digits", "valid")
+    picture(folder / "val" / "mouse" / "0.png", 0)
+    with pytest.raises(ValueError, match="mouse"): load_data(folder)
+    (folder / "val" / "mouse" / "0.png").unlink(); (folder / "val" / "mouse").rmdir()
+    (folder / "train" / "cat" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"cat/0.png is not an image"): load_data(folder)
+    for p in folder.glob("val/*/*"): p.unlink()
+    for p in [*folder.glob("val/*"), folder / "val"]: p.rmdir()
+    with pytest.raises(FileNotFoundError, match="has no test folder"): load_data(folder, "test")
+
+
+def test_no_network_for_cifar10(tmp_path, monkeypatch):
+    def offline(*args, **kwargs): raise OSError("no route to host")
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
+    with pytest.raises(FileNotFoundError, match="no route to host.*connect"): load_data("cifar10", root=tmp_path)
+
+
+@pytest.mark.skipif(not (CIFAR / "test").is_dir(), reason="no CIFAR-10 folder; set SUBMATCH_CIFAR10")
+def test_real_cifar10_folder():
+    images = load_data(CIFAR, "test")
+    assert len(images) == 10_000 and images.shape == (3, 32, 32) and torch.bincount(images.labels).tolist() == [1000] * 10
+    x = torch.cat([x for x, _ in images.batches()])
+    assert abs(x.mean()) < 0.2 and abs(x.std() - 1) < 0.2
+    small = Images(images.pixels[::50], images.labels[::50], images.classes, "some")
+    trained = train("vgg11_bn", (small, small), recipe=Recipe(2, 0.05, 64), width=0.125, progress=False)
+    assert trained.about["epoch"] == 2 and trained.about["history"][1]["loss"] < trained.about["history"][0]["loss"]
+
+
+# Training
+
+def test_recipe_is_the_papers():
+    r = recipe_for("resnet18")
+    assert (r.epochs, r.batch, r.momentum, r.decay) == (160, 128, 0.9, 5e-4)
+    assert [r.rate_in(e) for e in (1, 80, 81, 120, 121, 160)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert recipe_for("vgg16").rate == 0.05 and recipe_for("vgg16_bn").rate == 0.1 and recipe_for("vgg16", epochs=3).epochs == 3
+    with pytest.raises(ValueError, match="epochs"): Recipe(epochs=-1)
+
+
+@pytest.mark.parametrize("name", ["digits-vgg", "digits-mlp"])
+def test_digits_are_learnt(name, digits, tmp_path):
+    trained = train(name, digits, seed=0, path=tmp_path / "a.safetensors", progress=False)
+    assert trained.about["test_accuracy"] >= 0.97 and not trained.model.training
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert same(loaded.model, trained.model) and not loaded.model.training
+    x = torch.from_numpy(load_digits().images[:, None].astype("float32") / 16 - 0.305) / 0.376  # the images by another way
+    classes = loaded.model(x).argmax(1)
+    right = (classes == torch.from_numpy(load_digits().target)).float().mean().item()
+    assert right >= 0.97 and torch.equal(classes, predict(loaded.model, load_data("digits", "all")))
+
+
+def test_one_step_is_plain_sgd(digits):
+    "One epoch of one batch against the update written out."
+    few = Images(digits[0].pixels[:64], digits[0].labels[:64], digits[0].classes, "few", digits[0].mean, digits[0].std, 16, flip=False)
+    trained = train("digits-mlp", (few, few), seed=4, recipe=Recipe(1, 0.1, 64), progress=False).model
+    model, g = build("digits-mlp", seed=4), torch.Generator().manual_seed(4 * 100_003 + 1)
+    order = torch.randperm(64, generator=g)
+    x, y = few.batch(order, g)
+    nn.functional.cross_entropy(model(x), y).backward()
+    for p, q in zip(model.parameters(), trained.parameters()):  # the rate of the only epoch is already divided by 100
+        assert torch.allclose(p - 0.001 * (p.grad + 5e-4 * p), q, atol=1e-7)
+        assert not torch.equal(p, q)
+
+
+def test_same_seed_same_weights_and_the_global_state_is_left_alone(digits, straight):
+    torch.manual_seed(99); np.random.seed(1)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = train("digits-vgg", digits, seed=3, recipe=QUICK, progress=False)
+    assert same(again.model, straight.model) and again.about == straight.about
+    assert torch.equal(before, torch.get_rng_state()) and np.array_equal(numpy_before, np.random.get_state()[1])
+    assert not same(train("digits-vgg", digits, seed=4, recipe=QUICK, progress=False).model, straight.model)
+
+
+def test_dropout_is_seeded_too(digits, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "dropping", lambda classes, shape, wide: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, classes)))
+    a, b = (train("dropping", digits, recipe=Recipe(1), progress=False).model for _ in range(2))
+    assert same(a, b)
+
+
+class Stop(Images):
+    "Images that end the run, as Ctrl-C would, after some batches."
+    left = 30
+
+    def batch(self, indices, generator=None):
+        if generator is not None: self.left -= 1
+        if self.left < 0: raise KeyboardInterrupt
+        return super().batch(indices, generator)
+
+
+def test_interrupted_within_an_epoch_and_continued(digits, straight, tmp_path):
+    path, d = tmp_path / "a.safetensors", digits[0]
+    stopping = Stop(d.pixels, d.labels, d.classes, d.name, d.mean, d.std, d.white, d.flip)
+    with pytest.raises(KeyboardInterrupt): train("digits-vgg", (stopping, digits[1]), seed=3, path=path, recipe=QUICK, progress=False)
+    with pytest.warns(UserWarning, match="unfinished run, epoch 1 of 3"): partial = load_checkpoint(path)
+    assert not same(partial.model, straight.model) and [p.name for p in tmp_path.iterdir()] == [path.name]
+    continued = train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False)
+    assert same(continued.model, straight.model) and continued.about == straight.about
+    assert not any(name.startswith("momentum") for name in load_tensors(path, "checkpoint")[0])
+
+
+def test_killed_and_continued(tmp_path):
+    "A real second process, ended by SIGKILL after its first saved epoch."
+    path = tmp_path / "a.safetensors"
+    call = "import sys; from submatch_nb.networks import *\nfor p in sys.argv[1:]: train(seed=3, path=p, recipe=Recipe(12, 0.05, 64), progress=False)"
+    run = subprocess.Popen([sys.executable, "-c", call, str(path)])
+    epoch = lambda: load_tensors(path, "checkpoint")[1]["epoch"] if path.exists() else 0
+    while epoch() < 1 and run.poll() is None: time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL and 1 <= epoch() < 12
+    other = tmp_path / "b.safetensors"
+    subprocess.run([sys.executable, "-c", call, str(path), str(other)], check=True)  # the one is continued, the other runs through
+    assert same(load_checkpoint(path).model, load_checkpoint(other).model)
+
+
+def test_finished_is_not_trained_again(digits, straight, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False)
+    stamp, written = path.stat().st_mtime_ns, path.read_bytes()
+    monkeypatch.setattr("submatch_nb.networks._epoch", lambda *args: pytest.fail("trained again"))
+    assert same(train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False).model, straight.model)
+    assert path.stat().st_mtime_ns == stamp and path.read_bytes() == written
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(architecture="digits-mlp"), "architecture digits-vgg, not digits-mlp"), (dict(seed=1), "seed 0, not 1"), (dict(width=0.5), "width 1.0, not 0.5"),
+    (dict(recipe=Recipe(1, 0.01)), "'rate': 0.05.*'rate': 0.01"), (dict(less=True), "images")])
+def test_checkpoint_of_another_run(change, message, digits, tmp_path):
+    path = tmp_path / "a.safetensors"
+    train("digits-vgg", digits, path=path, recipe=Recipe(0, 0.05), progress=False)
+    before = path.read_bytes()
+    data = digits
+    if change.pop("less", False):
+        d = digits[0]
+        data = Images(d.pixels[1:], d.labels[1:], d.classes, d.name, d.mean, d.std, d.white, d.flip), digits[1]
+    with pytest.raises(ValueError, match=f"another run.*{message}.*delete this one"):
+        train(**{"architecture": "digits-vgg", "data": data, "path": path, "recipe": Recipe(0, 0.05), "progress": False, **change})
+    assert path.read_bytes() == before
+
+
+def test_untrained_checkpoint(digits, tmp_path):
+    about = train("digits-vgg", digits, path=tmp_path / "a.safetensors", recipe=recipe_for("digits-vgg", epochs=0), progress=False).about
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert same(loaded.model, build("digits-vgg")) and loaded.about == about and accuracy(loaded.model, digits[1]) == about["test_accuracy"]
+
+
+def test_damaged_and_foreign_files(digits, tmp_path):
+    path = tmp_path / "a.safetensors"
+    train("digits-vgg", digits, path=path, recipe=Recipe(0), progress=False)
+    whole = path.read_bytes()
+    for keep in (len(whole) - 1, len(whole) // 2, 100, 0):
+        path.write_bytes(whole[:keep])
+        for use in (load_checkpoint, lambda p: train("digits-vgg", digits, path=p, recipe=Recipe(0), progress=False)):
+            with pytest.raises(ValueError, match="a.safetensors.*damaged or cut short"): use(path)
+        assert path.read_bytes() == whole[:keep]
+    save_tensors(path, "moments", {"a": torch.zeros(3)})
+    with pytest.raises(ValueError, match="moments, not a submatch checkpoint"): load_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="b.safetensors"): load_checkpoint(tmp_path / "b.safetensors")
+
+
+def test_other_architecture(digits, tmp_path):
+    path = tmp_path / "a.safetensors"
+    train("digits-vgg", digits, path=path, recipe=Recipe(0), progress=False)
+    model = build("digits-mlp", seed=1)
+    untouched = build("digits-mlp", seed=1)
+    with pytest.raises(ValueError, match=r"fc1.linear.weight is \(128, 128\) in the file and \(256, 64\) in the model"): load_checkpoint(path, model)
+    assert same(model, untouched)
+    assert same(load_checkpoint(path, build("digits-vgg", seed=1)).model, build("digits-vgg", seed=0))
+
+
+def test_unwritable_path_is_noticed_before_training(digits, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("submatch_nb.networks._epoch", lambda *args: pytest.fail("trained before"))
+    with pytest.raises(OSError, match="cannot write"): train("digits-vgg", digits, path=tmp_path / "file" / "a.safetensors", progress=False)
+
+
+def test_divergence_names_epoch_and_remedy(digits, tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(FloatingPointError, match="epoch 1 of 2.*lower learning rate"):
+        train("digits-mlp", digits, path=path, recipe=Recipe(2, 1e6, 64), progress=False)
+    with pytest.warns(UserWarning, match="epoch 0 of 2"): assert all(p.isfinite().all() for p in load_checkpoint(path).model.parameters())
+
+
+def test_three_channel_folder_trains(folder):
+    trained = train("digits-vgg", folder, recipe=Recipe(2, 0.01, 4), progress=False)
+    assert trained.model.conv1_1.conv.in_channels == 3 and trained.about["classes"] == 2 and trained.about["data"] == folder.name
