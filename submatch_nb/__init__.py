@@ -1,3 +1,16 @@
 """Do two neural networks learn the same representation? Neuron-activation subspace match (Wang et al., NeurIPS 2018)."""
 
 __version__ = "0.1.0"
+
+from .comparison import Comparison, compare
+from .layers import capture, collect
+from .match import Match, is_match
+from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
+from .neurons import Moments, SubmatchWarning, chance_epsilon, residuals
+from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
+
+__all__ = [
+    "Comparison", "Match", "Moments", "Profile", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "capture",
+    "chance_epsilon", "collect", "compare", "epsilon_profile", "is_match", "is_unique", "max_match_similarity", "maximum_match",
+    "minimum_match", "residuals", "simple_matches",
+]

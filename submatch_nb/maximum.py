@@ -201,13 +201,12 @@ def root_of_gram(
     inverse = torch.linalg.solve_triangular(L, torch.eye(len(L), dtype=L.dtype, device=L.device), upper=False)
     return L.T if inverse.square().sum(0).max() < CONDITION else None
 
-# %% ../nbs/02_maximum.ipynb #114b3e94
+# %% ../nbs/02_maximum.ipynb #e0788021
 def from_activations(
-    X,  # (d, n_x) activations of the first network
-    Y,  # (d, n_y) activations of the second network
+    X,  # (d, n_x) checked tensor
+    Y,  # (d, n_y) checked tensor
 ) -> Peel:
     "All live neurons, from raw activations."
-    X, Y = both(X, Y)
     Z = torch.cat([unit(X), unit(Y)], 1)
     live = (Z != 0).any(0).nonzero()[:, 0]
     if len(live) < Z.shape[1]: Z = Z[:, live]
@@ -229,21 +228,22 @@ def from_moments(
         F = values.clamp(min=0).sqrt()[:, None] * vectors.T
     return Peel(F, int((live < moments.n_x).sum()), max(TOLERANCE, moments.error), live)
 
-# %% ../nbs/02_maximum.ipynb #8a23de00
+# %% ../nbs/02_maximum.ipynb #b6097c7a
 def start(
-    X,             # (d, n_x) activations of the first network, or the Moments of both
-    Y,             # (d, n_y) activations of the second network; None with Moments
-    epsilon=None,  # warn where it is at or above the chance level
+    X,          # (d, n_x) activations of the first network, or the Moments of both
+    Y,          # (d, n_y) activations of the second network; None with Moments
+    epsilon=0,  # in [0, 1)
 ):  # a Peel of all live neurons, the numbers of neurons and of samples
-    "The common beginning of every fast function. Raises TypeError where X and Y do not fit together; warns where the answer means little."
-    if isinstance(X, Moments):
-        if Y is not None: raise TypeError(f"X holds the moments of both networks, so leave Y out and pass the rest by keyword: epsilon={Y!r}, say, if it is epsilon")
-        peel, n, d = from_moments(X), Sides(X.n_x, X.n_y), X.count
-    else:
-        if Y is None: raise TypeError("Y is missing: pass the activations of both networks, or one Moments of both")
-        peel, n, d = from_activations(X, Y), Sides(np.shape(X)[1], np.shape(Y)[1]), len(X)
+    "The common beginning of every fast function. Raises TypeError or ValueError where X, Y and epsilon do not fit; warns where the answer means little."
+    moments = isinstance(X, Moments)
+    if moments and Y is not None: raise TypeError(f"X holds the moments of both networks, so Y is left out and the rest goes by keyword: epsilon={Y!r}, if that is what it is")
+    if not moments and Y is None: raise TypeError("Y is missing: pass the activations of both networks, or one Moments of both")
+    if not moments: X, Y = both(X, Y)
+    check_epsilon(epsilon)
+    peel = from_moments(X) if moments else from_activations(X, Y)
+    n, d = (Sides(X.n_x, X.n_y), X.count) if moments else (Sides(X.shape[1], Y.shape[1]), len(X))
     for name, span in (("X", peel.by_x), ("Y", peel.by_y)): warn_if_full(len(span.H), d, name)
-    if epsilon is not None: warn_if_chance(epsilon, d, n)
+    warn_if_chance(epsilon, d, n)
     return peel, n, d
 
 # %% ../nbs/02_maximum.ipynb #1287e3c2
@@ -258,7 +258,7 @@ def warn_if_chance(
         warnings.warn(f"epsilon = {epsilon:g} is at or above the Gaussian chance level {chance:.3f} for {max(n)} neurons and {d:,} samples: random neurons would "
                       f"match as well. Use a smaller epsilon or more samples.", SubmatchWarning, stacklevel=4)
 
-# %% ../nbs/02_maximum.ipynb #82fc619f
+# %% ../nbs/02_maximum.ipynb #0a38791a
 def maximum_match(
     X,             # (d, n_x) activations of the first network, or the Moments of both
     Y=None,        # (d, n_y) activations of the second network on the same inputs
@@ -271,9 +271,8 @@ def maximum_match(
     Raises TypeError or ValueError for activations or an epsilon that cannot be right; warns (SubmatchWarning) where a span fills the space or epsilon
     is at or above chance. Source: Algorithm 1 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
-    epsilon, dead = check_epsilon(epsilon), check_dead(dead)
     peel, n, _ = start(X, Y, epsilon)
-    inside = np.full(sum(n), dead == "literal")
+    inside = np.full(sum(n), check_dead(dead) == "literal")
     inside[peel.ids.cpu()] = False
     inside[peel.down_to(epsilon).left().cpu()] = True
     return Match(inside[:n.x].nonzero()[0], inside[n.x:].nonzero()[0], epsilon, *n)
