@@ -118,8 +118,12 @@ def _check_baseline(comparison, baseline):
     missing = [layer for layer in comparison.layers if layer not in baseline.profiles]
     if missing: raise ValueError(f"the baseline has no layer {', '.join(missing)} (it has {', '.join(baseline.layers)}): compare the same layers")
 
-# %% ../nbs/07_comparison.ipynb #d544e51f
+# %% ../nbs/07_comparison.ipynb #c980a0d2
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
+
+def _epsilons(epsilon) -> list[float]:
+    "One epsilon or several, checked, as a list."
+    return [check_epsilon(e) for e in ([epsilon] if np.ndim(epsilon) == 0 else epsilon)]
 
 # %% ../nbs/07_comparison.ipynb #7ec756cf
 @patch
@@ -137,7 +141,7 @@ def simple(self: Comparison,
             self._simple[epsilon] = {layer: simple_matches(m, epsilon=epsilon) for layer, m in self.moments.items()}
     return self._simple[epsilon]
 
-# %% ../nbs/07_comparison.ipynb #579a3dce
+# %% ../nbs/07_comparison.ipynb #18de1a02
 @patch
 def table(self: Comparison,
     epsilon=EPSILONS,  # one or several, each in [0, 1)
@@ -149,7 +153,7 @@ def table(self: Comparison,
     "chance ε" is `chance_epsilon` of the samples and of the live neurons in the network that has more. "size" is the median number of neurons in a simple
     match, both networks together. Raises ValueError for a baseline of other layers, and where simple matches take moments that are not there.
     """
-    epsilon = np.atleast_1d(epsilon)
+    epsilon = _epsilons(epsilon)
     rows = pd.DataFrame([_row(p, self.neurons[layer], epsilon) for layer, p in self.profiles.items()], pd.Index(self.layers, name="layer"))
     if baseline is not None:
         _check_baseline(self, baseline)
@@ -224,7 +228,7 @@ def _draw_line(
     ax.plot(values, color=color, linewidth=2, zorder=3)
     ax.scatter(range(len(values)), values, s=36, facecolors=["white" if f else color for f in full], edgecolors=[color], linewidths=1.5, zorder=4)
 
-# %% ../nbs/07_comparison.ipynb #e5963583
+# %% ../nbs/07_comparison.ipynb #75864859
 def _label_ends(
     ax,
     labels,  # one for each line
@@ -235,9 +239,9 @@ def _label_ends(
     last = len(ax.lines[0].get_xdata()) - 1
     for label, end, y, color in zip(labels, ends, _spread(ends, 0.055, 1.03), colors):
         ax.annotate(label, (last, end), (1.02, y), textcoords=ax.get_yaxis_transform(), va="center",
-                    arrowprops={"arrowstyle": "-", "color": color, "shrinkA": 1, "shrinkB": 3})
+                    arrowprops={"arrowstyle": "-", "color": color, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3})
 
-# %% ../nbs/07_comparison.ipynb #fff7a7c1
+# %% ../nbs/07_comparison.ipynb #d9c4b52e
 @patch
 def plot(self: Comparison,
     epsilon=EPSILONS,  # one or several, each in [0, 1)
@@ -245,7 +249,7 @@ def plot(self: Comparison,
 ) -> plt.Figure:
     "Similarity against depth, a line for each epsilon. Raises ValueError for a baseline of other layers."
     if baseline is not None: _check_baseline(self, baseline)
-    epsilon, profiles = np.atleast_1d(epsilon), self.profiles.values()
+    epsilon, profiles = _epsilons(epsilon), self.profiles.values()
     full = [p.count <= _live(p) for p in profiles]
     fig, ax = _figure(7, 4)
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(epsilon)))
