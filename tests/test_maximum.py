@@ -1,0 +1,364 @@
+"""Algorithm 1 against every pair of subsets; the epsilon-profile and the maximum match against Algorithm 1, on hostile instances."""
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from instances import CLOSENESS, KINDS, MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
+from submatch_nb.match import is_match
+from submatch_nb.maximum import algorithm_1, epsilon_profile, from_activations, leave, max_match_similarity, maximum_match, span_of
+from submatch_nb.neurons import Moments, SubmatchWarning, digits_layers
+
+pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+SEEDS = st.integers(0, 10**6)
+EPSILONS = (0, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9)
+
+
+def agree(X, Y, closeness, given=None):
+    "The profile of `given` (X, Y itself if None) holds what Algorithm 1 finds at every epsilon away from a breakpoint."
+    profile = epsilon_profile(*((X, Y) if given is None else (given,)))
+    for epsilon in between(profile.breakpoints, closeness):
+        expected = algorithm_1(X, Y, epsilon)
+        assert profile.match(epsilon) == expected
+        assert profile.similarity(epsilon) == expected.similarity
+    return profile
+
+
+# Against the definition
+
+@settings(max_examples=120)
+@given(integer_layers(4))
+def test_exact_at_every_breakpoint(layers):
+    "In rational arithmetic on epsilon squared: the sets at each breakpoint, and just below it."
+    X, Y = layers
+    oracle = Oracle(X, Y, exact_residual2)
+    profiles = epsilon_profile(X, Y), epsilon_profile(Moments(X, Y))
+    steps = [0, *oracle.breakpoints2()]
+    for side, profile in enumerate(profiles):
+        for v in oracle.neurons:
+            c2, got = oracle.critical2(v), getattr(profile, v[0])[v[1]]
+            assert np.isinf(got) if c2 is None else abs(got - float(c2) ** 0.5) < 1e-9
+        assert len(profile.breakpoints) == len({oracle.critical2(v) for v in oracle.neurons} - {None})
+    for low, high in zip(steps, [*steps[1:], 1]):
+        expected = oracle.maximum(low)
+        for epsilon in {float(low) ** 0.5, float((low + high) / 2) ** 0.5}:
+            if epsilon >= 1: continue
+            found = [algorithm_1(X, Y, epsilon), maximum_match(X, Y, epsilon), maximum_match(Moments(X, Y), epsilon=epsilon)]
+            found += [profile.match(epsilon) for profile in profiles]
+            assert all(neurons(match) == expected for match in found)
+            assert {m.similarity for m in found} == {len(expected) / len(oracle.neurons)} == {max_match_similarity(X, Y, epsilon)}
+
+
+@settings(max_examples=40)
+@given(integer_layers(4))
+def test_dead_read_literally(layers):
+    X, Y = layers
+    oracle = Oracle(X, Y, exact_residual2, dead="literal")
+    profile = epsilon_profile(X, Y, dead="literal")
+    for e2 in oracle.breakpoints2():
+        for epsilon in (float(e2) ** 0.5, float((1 + e2) / 2) ** 0.5):
+            expected = oracle.maximum(epsilon**2 * (1 + 1e-9))
+            assert neurons(algorithm_1(X, Y, epsilon, dead="literal")) == expected == neurons(maximum_match(X, Y, epsilon, dead="literal"))
+            assert neurons(profile.match(epsilon)) == expected == neurons(maximum_match(Moments(X, Y), epsilon=epsilon, dead="literal"))
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.sampled_from(MILD))
+def test_algorithm_1_is_the_union_of_all_matches(seed, kind):
+    X, Y = (Z[:, :4] for Z in make(kind, seed))
+    oracle = Oracle(X, Y, float_residual2)
+    steps = np.sqrt(np.clip([float(b) for b in oracle.breakpoints2()], 0, 1))
+    for epsilon in between(steps, 1e-7):
+        expected = oracle.maximum(epsilon**2)
+        assert neurons(algorithm_1(X, Y, epsilon)) == expected == neurons(epsilon_profile(X, Y).match(epsilon))
+
+
+def test_three_four_five():
+    "r(x | y) = 4/5 exactly: in at 0.8, out just below."
+    X, Y = np.array([[3.0], [4]]), np.array([[1.0], [0]])
+    assert maximum_match(X, Y, 0.8).similarity == 1 and maximum_match(X, Y, 0.8 - 1e-9).similarity == 0
+    assert epsilon_profile(X, Y).x == pytest.approx([0.8], abs=1e-15)
+
+
+def test_a_cascade_by_hand():
+    "x1 fits on nothing; without it y0 and y1 do not fit at 0.65, and without them x0 does not. One more neuron of X saves all but x1."
+    e = np.eye(5)
+    X, Y = np.stack([e[0], e[3] + 2 * e[4]], 1), np.stack([e[0] + e[3], e[0] - e[3]], 1)
+    assert len(maximum_match(X, Y, 0.65)) == 0
+    assert neurons(maximum_match(np.c_[X, e[3]], Y, 0.65)) == {("x", 0), ("x", 2), ("y", 0), ("y", 1)}
+
+
+# The profile against Algorithm 1
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10)
+@given(seed=SEEDS)
+def test_profile_is_algorithm_1_at_every_epsilon(kind, seed):
+    X, Y = make(kind, seed)
+    profile = agree(X, Y, CLOSENESS.get(kind, 1e-8))
+    for epsilon in EPSILONS:
+        if np.abs(profile.breakpoints - epsilon).min(initial=1) > CLOSENESS.get(kind, 1e-8):
+            assert maximum_match(X, Y, epsilon) == algorithm_1(X, Y, epsilon) == profile.match(epsilon)
+
+
+@pytest.mark.parametrize("kind", MILD)
+@settings(max_examples=6)
+@given(seed=SEEDS)
+def test_moments_say_the_same(kind, seed):
+    "Outside their error: a squared residual is known to about 1e-11, so a residual near 0 to 3e-6."
+    X, Y = make(kind, seed)
+    raw, moments = epsilon_profile(X, Y), agree(X, Y, 1e-5, given=Moments(X, Y))
+    for a, b in ((raw.x, moments.x), (raw.y, moments.y)): np.testing.assert_allclose(b, a, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moments_of_anything_give_finite_answers(kind):
+    "Where the moments cannot see small differences the answer may differ, but it is one."
+    for seed in range(3):
+        X, Y = make(kind, seed)
+        profile = epsilon_profile(Moments(X, Y))
+        values = np.concatenate([profile.x, profile.y])
+        live = np.concatenate([X.any(0), Y.any(0)])
+        assert ((values >= 0) & (values <= 1))[live].all() and np.isinf(values[~live]).all()
+        for epsilon in EPSILONS: assert profile.match(epsilon) == maximum_match(Moments(X, Y), epsilon=epsilon)
+
+
+def test_on_trained_layers():
+    X, Y = digits_layers(32)
+    profile = agree(X, Y, 1e-7)
+    agree(X, Y, 1e-6, given=Moments(X, Y))
+    assert 0 < profile.similarity(0.5) < 1
+    for epsilon in EPSILONS[1:]: assert is_match(X, Y, epsilon, profile.match(epsilon).x, profile.match(epsilon).y)
+
+
+def test_profile_is_critical_at_its_own_breakpoints():
+    "At a breakpoint some residual inside the match is the breakpoint itself, by fresh factorisation."
+    for kind in ("planted_groups", "relu_features", "unequal_widths"):
+        X, Y = make(kind, 4)
+        for b in epsilon_profile(X, Y).breakpoints:
+            match = epsilon_profile(X, Y).match(min(b, 1 - 1e-12))
+            if not len(match) or b >= 1: continue
+            r2 = [float_residual2(X[:, i], list(Y[:, match.y].T)) for i in match.x] + [float_residual2(Y[:, j], list(X[:, match.x].T)) for j in match.y]
+            assert max(r2) == pytest.approx(b**2, abs=1e-9)
+
+
+def test_similarity_takes_arrays():
+    X, Y = make("planted_groups", 1)
+    profile = epsilon_profile(X, Y)
+    grid = np.linspace(0, 0.99, 12).reshape(3, 4)
+    assert profile.similarity(grid).shape == (3, 4) and isinstance(profile.similarity(0.3), float)
+    assert profile.similarity(grid).ravel().tolist() == [maximum_match(X, Y, e).similarity for e in grid.ravel()]
+    assert (np.diff(profile.similarity(grid.ravel())) >= 0).all()
+    assert profile.similarity([0, 1e-9]).tolist() == [profile.similarity(0)] * 2 and profile.similarity([]).shape == (0,)
+
+
+# What must not change the answer
+
+@pytest.mark.parametrize("kind", MILD)
+@settings(max_examples=4)
+@given(seed=SEEDS)
+def test_invariances(kind, seed):
+    X, Y = make(kind, seed)
+    rng, d = np.random.default_rng(seed), len(X)
+    profile = epsilon_profile(X, Y)
+    p, q = rng.permutation(X.shape[1]), rng.permutation(Y.shape[1])
+    scale = lambda n: rng.choice([-1, 1], n) * 10 ** rng.uniform(-6, 6, n)
+    rotation, shuffle = np.linalg.qr(rng.normal(size=(d, d)))[0], rng.permutation(d)
+    for what, same, x, y in (
+        ("swap", (Y, X), profile.y, profile.x),
+        ("permute neurons", (X[:, p], Y[:, q]), profile.x[p], profile.y[q]),
+        ("rescale neurons", (X * scale(X.shape[1]), Y * scale(Y.shape[1])), profile.x, profile.y),
+        ("rotate samples", (rotation @ X, rotation @ Y), profile.x, profile.y),
+        ("shuffle samples", (X[shuffle], Y[shuffle]), profile.x, profile.y),
+        ("samples twice", (np.concatenate([X, X]), np.concatenate([Y, Y])), profile.x, profile.y),
+        ("swap moments", (Moments(X, Y).swap(),), profile.y, profile.x),
+        ("add moments", (Moments(X[:d // 2], Y[:d // 2]) + Moments(X[d // 2:], Y[d // 2:]),), profile.x, profile.y),
+    ):
+        other = epsilon_profile(*same)
+        for got, expected in ((other.x, x), (other.y, y)):
+            np.testing.assert_allclose(got, expected, atol=1e-5 if "moments" in what else 1e-7, err_msg=what)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compared_with_itself_all_but_the_dead_match(kind):
+    for seed in range(3):
+        X = np.concatenate([make(kind, seed)[0], np.zeros((len(make(kind, seed)[0]), seed))], 1)
+        alive = X.any(0).mean()
+        for epsilon in EPSILONS:
+            for first in ((X, X), (Moments(X, X),)):
+                assert epsilon_profile(*first).similarity(epsilon) == alive == max_match_similarity(*first, epsilon=epsilon)
+                assert max_match_similarity(*first, epsilon=epsilon, dead="literal") == 1
+            assert algorithm_1(X, X, epsilon).similarity == alive
+
+
+def test_mixing_by_an_orthogonal_matrix_keeps_everything():
+    X, _ = make("gaussian", 3)
+    mixed = X @ np.linalg.qr(np.random.default_rng(0).normal(size=(X.shape[1],) * 2))[0]
+    assert max_match_similarity(X, mixed, 1e-9) == 1 == max_match_similarity(Moments(X, mixed), epsilon=1e-5)
+
+
+def test_removal_order_does_not_matter():
+    "The paper's own loop: one offender at a time, at random."
+    rng = np.random.default_rng(0)
+    for kind in ("planted_groups", "relu_features", "shared_subspace"):
+        X, Y = make(kind, 7)
+        for epsilon in (0.25, 0.5):
+            x, y = list(range(X.shape[1])), list(range(Y.shape[1]))
+            while True:
+                out = [(x, i) for i in x if float_residual2(X[:, i], list(Y[:, y].T)) > epsilon**2]
+                out += [(y, j) for j in y if float_residual2(Y[:, j], list(X[:, x].T)) > epsilon**2]
+                if not out: break
+                side, neuron = out[rng.integers(len(out))]
+                side.remove(neuron)
+            match = maximum_match(X, Y, epsilon)
+            assert (match.x.tolist(), match.y.tolist()) == (x, y)
+
+
+# The downdated span, step by step
+
+def fresh_residual2(own, others):
+    return np.array([float_residual2(z, list(own.T)) for z in others.T])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10)
+@given(seed=SEEDS)
+def test_span_after_each_removal(kind, seed):
+    "The squared residuals kept up to date are those of a fresh factorisation, or the span says that it must be factored afresh."
+    own, others = (Z / np.linalg.norm(Z, axis=0) for Z in (Z[:, Z.any(0)] for Z in make(kind, seed)))
+    span, alive = span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22), np.ones(own.shape[1], bool)
+    for block in np.array_split(np.random.default_rng(seed).permutation(own.shape[1]), max(1, own.shape[1] * 2 // 3)):
+        gone = np.isin(np.arange(own.shape[1]), block)
+        alive &= ~gone
+        if not leave(span, torch.as_tensor(gone)): break
+        np.testing.assert_allclose(span.residual2, fresh_residual2(own[:, alive], others), atol=1e-7)
+
+
+def test_span_that_swaps_in_a_nearly_parallel_spare():
+    "Own neurons e0, e1 and one 1e-9 from e0 in their plane: it takes the place of e1, and then goes too."
+    for k in (1e-3, 1e-5, 1e-7, 1e-9):
+        own = np.array([[1, 0, 1], [0, 1, k], [0, 0, 0]])
+        others = np.array([[1.0, 1, 0], [0, 1, 1], [1, 1, 1]]) / np.sqrt([2, 3, 2])
+        for order in ([0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]):
+            span, alive = span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22), np.ones(3, bool)
+            for i in order:
+                alive[i] = False
+                if not leave(span, torch.arange(3) == i): break
+                np.testing.assert_allclose(span.residual2, fresh_residual2(own[:, alive], others), atol=1e-6, err_msg=f"{k} {order}")
+
+
+def state(peel):
+    return [t.clone() for span in (peel.by_x, peel.by_y) for t in vars(span).values() if torch.is_tensor(t)] + [peel.alive.clone(), peel.ids.clone()]
+
+
+@pytest.mark.parametrize("kind", ["duplicates", "relu_features", "near_duplicates", "dependent_near_duplicates"])
+def test_a_copied_peel_is_left_as_it_was(kind):
+    peel = from_activations(*make(kind, 5))
+    before = state(peel)
+    for i in range(len(peel.alive)): peel.copy().remove(torch.arange(len(peel.alive)) == i)
+    peel.copy().down_to(0.2)
+    assert all(torch.equal(a, b) for a, b in zip(before, state(peel)))
+
+
+# Bad input
+
+@pytest.mark.parametrize("f", [algorithm_1, maximum_match, max_match_similarity])
+@pytest.mark.parametrize("epsilon, error, says", [
+    (1, ValueError, "epsilon is 1,"), (-0.1, ValueError, "epsilon is -0.1"), (np.nan, ValueError, "epsilon is nan"), (np.inf, ValueError, "epsilon is inf"),
+    ("0.3", TypeError, "epsilon is '0.3'"), (None, TypeError, "epsilon is missing"), ([0.3], TypeError, r"epsilon is \[0.3\]"), (0.3j, TypeError, "epsilon is 0.3j")])
+def test_bad_epsilon(f, epsilon, error, says):
+    X, Y = make("gaussian", 0)
+    with pytest.raises(error, match=says): f(X, Y, epsilon)
+    if f is maximum_match and epsilon is not None:
+        for g in (epsilon_profile(X, Y).match, epsilon_profile(X, Y).similarity):
+            with pytest.raises(error, match="epsilon is"): g(epsilon) if g.__name__ == "match" or np.ndim(epsilon) == 0 else g(["0.3"])
+
+
+def test_a_number_where_Y_belongs():
+    X, Y = make("gaussian", 0)
+    for call in (lambda: epsilon_profile(X, 0.3), lambda: maximum_match(X, 0.3, epsilon=0.3), lambda: algorithm_1(X, 0.3, 0.3), lambda: maximum_match(X, 0.3)):
+        with pytest.raises(TypeError, match=r"Y is 0.3.*epsilon=0.3"): call()
+    for call in (lambda: epsilon_profile(Moments(X, Y), 0.3), lambda: maximum_match(Moments(X, Y), 0.3, epsilon=0.3), lambda: maximum_match(Moments(X, Y), 0.3)):
+        with pytest.raises(TypeError, match="epsilon=0.3"): call()
+
+
+def test_moments_and_Y():
+    X, Y = make("gaussian", 0)
+    for call in (lambda: epsilon_profile(Moments(X, Y), Y), lambda: maximum_match(Moments(X, Y), Y, 0.3), lambda: max_match_similarity(Moments(X, Y), Y, 0.3)):
+        with pytest.raises(TypeError, match="Y is left out") as error: call()
+        assert len(str(error.value)) < 300
+
+
+def test_Y_missing():
+    X, Y = make("gaussian", 0)
+    for call in (lambda: epsilon_profile(X), lambda: maximum_match(X, epsilon=0.3)):
+        with pytest.raises(TypeError, match="Y is missing"): call()
+    with pytest.raises(TypeError, match="epsilon is missing"): maximum_match(X, Y)
+
+
+@pytest.mark.parametrize("f", [algorithm_1, maximum_match, max_match_similarity, epsilon_profile])
+def test_dead_is_one_of_two_words(f):
+    X, Y = make("gaussian", 0)
+    with pytest.raises(ValueError, match="dead is 'no'.*exclude.*literal"): f(X, Y, **({} if f is epsilon_profile else {"epsilon": 0.3}), dead="no")
+
+
+@pytest.mark.parametrize("f", [algorithm_1, maximum_match, max_match_similarity, epsilon_profile])
+def test_bad_activations_name_the_culprit(f):
+    X, Y = make("relu_features", 0)
+    rest = {} if f is epsilon_profile else {"epsilon": 0.3}
+    for bad in (np.nan, np.inf, -np.inf):
+        Y2 = Y.copy()
+        Y2[[7, 9], [2, 3]] = bad
+        with pytest.raises(ValueError, match=rf"Y: neuron 2 is {bad} at sample 7 \(2 such values in 2 of {Y.shape[1]} neurons\)"): f(X, Y2, **rest)
+    with pytest.raises(ValueError, match="X has 60 samples and Y has 59"): f(X, Y[:-1], **rest)
+    with pytest.raises(ValueError, match=r"X has shape \(0, 3\).*no samples"): f(np.empty((0, 3)), np.empty((0, 3)), **rest)
+    with pytest.raises(ValueError, match=r"Y has shape \(60, 0\).*no neurons"): f(X, Y[:, :0], **rest)
+    with pytest.raises(ValueError, match=r"X has shape \(60,\).*column"): f(X[:, 0], Y, **rest)
+    with pytest.raises(ValueError, match=r"Y has shape \(60, 1, 1\)"): f(X, Y[:, :1, None], **rest)
+    with pytest.raises(TypeError, match="X holds complex128"): f(X * 1j, Y, **rest)
+
+
+@pytest.mark.filterwarnings("error::submatch_nb.neurons.SubmatchWarning")
+def test_spans_that_fill_the_space_warn():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(5, 6)), rng.normal(size=(5, 3))
+    for first in ((X, Y), (Moments(X, Y),)):
+        for call in (lambda: epsilon_profile(*first), lambda: maximum_match(*first, epsilon=0.3), lambda: max_match_similarity(*first, epsilon=0.3)):
+            with pytest.warns(SubmatchWarning, match=r"neurons of X span all of R\^5"): call()
+    with pytest.warns(SubmatchWarning) as caught:
+        assert maximum_match(X, rng.normal(size=(5, 7)), 0.01).similarity == 1
+    assert [str(w.message)[:17] for w in caught] == [f"the neurons of {s} " for s in "XY"]
+    epsilon_profile(rng.normal(size=(7, 6)), rng.normal(size=(7, 6)))  # six of seven dimensions: no warning
+
+
+# What arrays may be
+
+@pytest.mark.parametrize("kind", ["relu_features", "dead"])
+def test_any_array_of_real_numbers(kind):
+    X, Y = make(kind, 2)
+    profile = epsilon_profile(X, Y)
+    grad = lambda Z: torch.tensor(Z, requires_grad=True)
+    strided = lambda Z: torch.as_tensor(np.repeat(np.repeat(Z, 2, 0), 3, 1))[::2, ::3]
+    for f in (grad, strided, torch.as_tensor, np.asfortranarray, lambda Z: Z.tolist(), lambda Z: np.repeat(Z, 2, 1)[:, ::2]):
+        other = epsilon_profile(f(X), f(Y))
+        np.testing.assert_allclose(np.r_[other.x, other.y], np.r_[profile.x, profile.y], rtol=1e-12)
+        assert other.x.dtype == np.float64 and isinstance(other.x, np.ndarray)
+
+
+def test_profile_on_a_gpu():
+    if not torch.cuda.is_available(): pytest.skip("no GPU here")
+    for kind in KINDS:
+        X, Y = make(kind, 2)
+        on = [torch.as_tensor(Z, device="cuda") for Z in (X, Y)]
+        profile, other = epsilon_profile(X, Y), epsilon_profile(*on)
+        np.testing.assert_allclose(np.r_[other.x, other.y], np.r_[profile.x, profile.y], atol=CLOSENESS.get(kind, 1e-7))
+        assert maximum_match(*on, 0.4) == maximum_match(X, Y, 0.4) == algorithm_1(*on, 0.4)
+
+
+def test_inputs_stay_as_they_were():
+    X, Y = (torch.as_tensor(Z) for Z in make("dead", 1))
+    before, moments = (X.clone(), Y.clone()), Moments(X, Y)
+    gram = moments.gram.clone()
+    for first in ((X, Y), (moments,)): epsilon_profile(*first), maximum_match(*first, epsilon=0.3)
+    algorithm_1(X, Y, 0.3)
+    assert torch.equal(X, before[0]) and torch.equal(Y, before[1]) and torch.equal(moments.gram, gram)
