@@ -116,16 +116,13 @@ ARCHITECTURES = {
     **{f"resnet{6 * n + 2}": partial(_resnet, blocks=n) for n in (3, 5, 7, 9)},
 }
 
-# %% ../nbs/05_networks.ipynb #93a4ad4f
-def _initialise(
-    model,
-    fc_std,  # standard deviation of fully connected weights; None is Kaiming's rule
-):
+# %% ../nbs/05_networks.ipynb #c1df1d16
+def _initialise(model):
     "The paper's initialisation; batch norm starts as PyTorch has it, at scale 1 and shift 0."
     for module in model.modules():
         if not isinstance(module, (nn.Conv2d, nn.Linear)): continue
-        if isinstance(module, nn.Conv2d) or fc_std is None: nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        else: nn.init.normal_(module.weight, 0, fc_std)
+        if isinstance(module, nn.Conv2d): nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        else: nn.init.normal_(module.weight, 0, 0.01)
         if module.bias is not None: nn.init.zeros_(module.bias)
     return model
 
@@ -138,7 +135,7 @@ def _seeds(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: give a whole number from 0 up")
     return int(seed) * 100_003 + epoch
 
-# %% ../nbs/05_networks.ipynb #5f6be464
+# %% ../nbs/05_networks.ipynb #6377cf52
 def build(
     architecture,   # a name in `ARCHITECTURES`, or torchvision/NAME for one of torchvision's, as it is
     classes=10,     # number of classes
@@ -147,14 +144,13 @@ def build(
     shape=None,     # of one image, (channels, height, width); None for 1 x 8 x 8 (digits) or 3 x 32 x 32
 ) -> nn.Module:
     "An untrained network. The same seed gives the same weights; the global random state stays as it was. Raises ValueError for a name it does not know."
-    digits = str(architecture).startswith("digits-")
+    usual = (1, 8, 8) if str(architecture).startswith("digits-") else (3, 32, 32)
     wide = lambda n: max(1, round(n * width))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seeds(seed, 0))
         if str(architecture).startswith("torchvision/"): return _torchvision(architecture, classes, width)
         if architecture not in ARCHITECTURES: raise ValueError(_unknown(architecture))
-        model = ARCHITECTURES[architecture](classes, shape or ((1, 8, 8) if digits else (3, 32, 32)), wide)
-        return _initialise(model, None if digits else 0.01)
+        return _initialise(ARCHITECTURES[architecture](classes, shape or usual, wide))
 
 def _unknown(architecture): return f"no architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}, or torchvision/NAME (such as torchvision/resnet50)"
 
@@ -326,8 +322,8 @@ class Recipe:
         "The learning rate in epoch 1, 2, ..."
         return self.rate * 0.1 ** ((epoch > self.epochs / 2) + (epoch > self.epochs * 3 / 4))
 
-# %% ../nbs/05_networks.ipynb #ee9c687b
-_RECIPES = {"digits-vgg": Recipe(30, 0.05, 64), "digits-mlp": Recipe(100, 0.05, 64), "vgg16": Recipe(rate=0.05), "vgg19": Recipe(rate=0.05)}
+# %% ../nbs/05_networks.ipynb #b5324c3e
+_RECIPES = {"digits-vgg": Recipe(40, batch=64), "digits-mlp": Recipe(100, batch=64), "vgg16": Recipe(rate=0.05), "vgg19": Recipe(rate=0.05)}
 
 def recipe_for(
     architecture,  # a name in `ARCHITECTURES`
