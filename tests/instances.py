@@ -182,7 +182,7 @@ def float_residual2(z, span):
     live = [b / np.linalg.norm(b) for b in span if b.any()]
     if not live: return 1.0
     U, s, _ = np.linalg.svd(np.stack(live, 1), full_matrices=False)
-    U = U[:, s > 1e-9]
+    U = U[:, s > 1e-11]
     rest = z - U @ (U.T @ z)
     return float(((rest - U @ (U.T @ rest)) ** 2).sum())
 
