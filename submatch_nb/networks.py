@@ -161,7 +161,7 @@ def _torchvision(architecture, classes, width):
     if width != 1: raise ValueError(f"{architecture} is taken as it is: leave out width={width}")
     return torchvision.models.get_model(name, weights=None, num_classes=classes)
 
-# %% ../nbs/05_networks.ipynb #90976f2a
+# %% ../nbs/05_networks.ipynb #bc4b183c
 @dataclass(eq=False, repr=False)
 class Images(torch.utils.data.Dataset):
     "Labelled images: item i is (float32 tensor (channels, height, width), label), normalised and never jittered."
@@ -196,6 +196,13 @@ class Images(torch.utils.data.Dataset):
     def batches(self, size=500):
         "All images in their order, `size` at a time."
         for i in range(0, len(self), size): yield self.batch(range(i, min(i + size, len(self))))
+
+    def fingerprint(self) -> str:
+        "A short text that changes when the images or the labels do."
+        h = blake2b(self.labels.numpy().tobytes(), digest_size=8)
+        if isinstance(self.pixels, Files): h.update(repr([(Path(p).name, os.path.getsize(p)) for p in self.pixels.paths]).encode())
+        else: h.update(self.pixels.contiguous().numpy().data)
+        return h.hexdigest()
 
 # %% ../nbs/05_networks.ipynb #9fd4132c
 def jitter(
@@ -372,14 +379,7 @@ class Trained(NamedTuple):
     model: nn.Module
     about: dict  # architecture, width, classes, shape, seed, recipe, data, normalisation, epoch, history, test_accuracy, versions
 
-# %% ../nbs/05_networks.ipynb #36b35da8
-def _fingerprint(images):
-    "A short number that changes when the images or the labels do."
-    h = blake2b(images.labels.numpy().tobytes(), digest_size=8)
-    if isinstance(images.pixels, Files): h.update(repr([(Path(p).name, os.path.getsize(p)) for p in images.pixels.paths]).encode())
-    else: h.update(images.pixels.contiguous().numpy().data)
-    return h.hexdigest()
-
+# %% ../nbs/05_networks.ipynb #fc11375d
 def _save(path, about, model, optimizer):
     "Write the checkpoint; the momentum goes in only as long as it will be needed."
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
@@ -388,7 +388,7 @@ def _save(path, about, model, optimizer):
         tensors |= {f"momentum.{name}": t for name, t in momentum.items() if t is not None}
     save_tensors(path, "checkpoint", tensors, **about)
 
-# %% ../nbs/05_networks.ipynb #cbdd8873
+# %% ../nbs/05_networks.ipynb #1a6d6353
 def _load_state(
     model,    # takes the weights
     tensors,  # a checkpoint's
@@ -403,11 +403,16 @@ def _load_state(
                          f"({len(odd)} such tensors). Load it into the architecture that it was trained as")
     model.load_state_dict(state)
 
+def _differences(run, about):
+    "What a checkpoint holds and what was asked for, where they differ."
+    flat = lambda d: {**{key: value for key, value in d.items() if key != "recipe"}, **d.get("recipe", {})}
+    return [f"{key} {flat(about).get(key)}, not {value}" for key, value in flat(run).items() if flat(about).get(key) != value]
+
 def _resume(path, run, model, optimizer):
     "Pick up the run that a checkpoint holds; its description, or None where there is no file. ValueError where it holds another run."
     if path is None or not Path(path).exists(): return None
     tensors, about = load_tensors(path, "checkpoint")
-    if odd := [f"{key} {about.get(key)}, not {value}" for key, value in run.items() if about.get(key) != value]:
+    if odd := _differences(run, about):
         raise ValueError(f"{path} holds another run ({'; '.join(odd)}): choose another file, or delete this one to train afresh")
     _load_state(model, tensors, path)
     for name, p in model.named_parameters():
@@ -428,7 +433,7 @@ def load_checkpoint(
     if done < epochs: warnings.warn(f"{path} is of an unfinished run, epoch {done} of {epochs}: train it on with the same settings", stacklevel=2)
     return Trained(model.to(device).eval(), about)
 
-# %% ../nbs/05_networks.ipynb #e9685432
+# %% ../nbs/05_networks.ipynb #ab5c5209
 def train(
     architecture="digits-vgg",  # a name in `ARCHITECTURES`, or torchvision/NAME
     data="digits",  # a name or folder for `load_data`, or a pair of `Images`: (train, test)
@@ -449,7 +454,7 @@ def train(
     model = build(architecture, len(images.classes), seed, width, images.shape).to(device)
     optimizer = torch.optim.SGD(model.parameters(), recipe.rate, recipe.momentum, weight_decay=recipe.decay)
     run = dict(architecture=architecture, width=width, classes=len(images.classes), shape=list(images.shape), seed=int(seed), recipe=asdict(recipe),
-               mean=list(images.mean), std=list(images.std), images=_fingerprint(images))
+               mean=list(images.mean), std=list(images.std), images=images.fingerprint())
     about = _resume(path, run, model, optimizer)
     if about is None:
         about = {**run, "data": images.name, "epoch": 0, "history": [], "test_accuracy": accuracy(model, held_out), "versions": _versions()}
