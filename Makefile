@@ -11,8 +11,8 @@ demo: .venv/.package   ## train two networks on digits and compare them, in runs
 	$(BIN)/submatch demo --out runs/demo
 
 test: .venv/.dev       ## run every notebook, then the tests
-	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 lab: .venv/.dev        ## open the paper in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
