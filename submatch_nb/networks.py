@@ -6,7 +6,7 @@
 __all__ = ['ARCHITECTURES', 'CACHE', 'build', 'Images', 'jitter', 'Files', 'load_data', 'Recipe', 'recipe_for', 'predict',
            'accuracy', 'Trained', 'load_checkpoint', 'train']
 
-# %% ../nbs/05_networks.ipynb #8c79dca6
+# %% ../nbs/05_networks.ipynb #4f9a37e2
 import math
 import os
 import warnings
@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
@@ -135,7 +135,7 @@ def _seeds(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: give a whole number from 0 up")
     return int(seed) * 100_003 + epoch
 
-# %% ../nbs/05_networks.ipynb #6377cf52
+# %% ../nbs/05_networks.ipynb #a23930e1
 def build(
     architecture,   # a name in `ARCHITECTURES`, or torchvision/NAME for one of torchvision's, as it is
     classes=10,     # number of classes
@@ -156,10 +156,11 @@ def _unknown(architecture): return f"no architecture {architecture!r}: choose on
 
 def _torchvision(architecture, classes, width):
     "One of torchvision's classifiers with torchvision's own initialisation."
+    from torchvision import models  # here, not above: it takes seconds to import
     name = architecture.removeprefix("torchvision/")
-    if name not in torchvision.models.list_models(torchvision.models): raise ValueError(_unknown(architecture))
+    if name not in models.list_models(models): raise ValueError(_unknown(architecture))
     if width != 1: raise ValueError(f"{architecture} is taken as it is: leave out width={width}")
-    return torchvision.models.get_model(name, weights=None, num_classes=classes)
+    return models.get_model(name, weights=None, num_classes=classes)
 
 # %% ../nbs/05_networks.ipynb #bc4b183c
 @dataclass(eq=False, repr=False)
@@ -235,13 +236,14 @@ def _digits(split):
     pixels = torch.tensor(digits.images[keep], dtype=torch.uint8)[:, None]
     return Images(pixels, torch.tensor(digits.target[keep]), [str(i) for i in range(10)], "digits", (0.305,), (0.376,), white=16, flip=False)
 
-# %% ../nbs/05_networks.ipynb #e0cf0304
+# %% ../nbs/05_networks.ipynb #86e7b44e
 CACHE = Path("~/.cache/submatch")  # where torchvision keeps the data sets that it downloads
 
 def _cifar10(split, root):
     "CIFAR-10 (Krizhevsky 2009), downloaded by torchvision where it is not there yet."
+    from torchvision.datasets import CIFAR10
     root = Path(root or CACHE).expanduser()
-    try: parts = [torchvision.datasets.CIFAR10(root, train=part == "train", download=True) for part in ("train", "test") if split in (part, "all")]
+    try: parts = [CIFAR10(root, train=part == "train", download=True) for part in ("train", "test") if split in (part, "all")]
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(f"CIFAR-10 is not in {root} and could not be downloaded ({error}): connect to the internet, "
                                 "put cifar-10-python.tar.gz in that folder, or give a folder of images instead") from error
@@ -268,14 +270,15 @@ class Files:
         if image.size != (width, height): image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR, bleed=1 / 16)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-# %% ../nbs/05_networks.ipynb #18b23d26
+# %% ../nbs/05_networks.ipynb #09300592
 def _parts(folder):
     "The folder's parts, train and test (or val), read by `ImageFolder`; or the whole folder where it has neither."
+    from torchvision.datasets import ImageFolder
     names = [("train", "train"), ("test", "test"), ("test", "val")]
     parts = {}
     for part, name in names:
-        if (folder / name).is_dir() and part not in parts: parts[part] = torchvision.datasets.ImageFolder(folder / name)
-    parts = parts or {"whole": torchvision.datasets.ImageFolder(folder)}
+        if (folder / name).is_dir() and part not in parts: parts[part] = ImageFolder(folder / name)
+    parts = parts or {"whole": ImageFolder(folder)}
     classes = [set(p.classes) for p in parts.values()]
     if odd := set.union(*classes) - set.intersection(*classes):
         raise ValueError(f"{folder}: train and test must have the same classes, but only one of them has {', '.join(sorted(odd))}")
@@ -433,7 +436,7 @@ def load_checkpoint(
     if done < epochs: warnings.warn(f"{path} is of an unfinished run, epoch {done} of {epochs}: train it on with the same settings", stacklevel=2)
     return Trained(model.to(device).eval(), about)
 
-# %% ../nbs/05_networks.ipynb #ab5c5209
+# %% ../nbs/05_networks.ipynb #5947cad2
 def train(
     architecture="digits-vgg",  # a name in `ARCHITECTURES`, or torchvision/NAME
     data="digits",  # a name or folder for `load_data`, or a pair of `Images`: (train, test)
@@ -464,7 +467,7 @@ def train(
 
 def _versions():
     from submatch_nb import __version__
-    return {"submatch": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    return {"submatch": __version__, "torch": torch.__version__, "torchvision": version("torchvision")}
 
 def _run(model, optimizer, images, held_out, recipe, about, path, progress):
     "The epochs that are left; `about` is brought up to date and saved after each."

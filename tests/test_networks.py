@@ -150,6 +150,7 @@ def test_item_and_batch_agree(digits):
     assert torch.allclose(x * 0.376 + 0.305, digits[0].pixels[[4, 9]] / 16)
     assert [len(x) for x, _ in digits[1].batches(100)] == [100, 100, 100, 60]
     with pytest.raises(IndexError): digits[0][len(digits[0])]
+    assert digits[0].fingerprint() == load_data("digits", "train").fingerprint() != digits[1].fingerprint()
     assert len(next(iter(torch.utils.data.DataLoader(digits[0], 32)))[0]) == 32
 
 
@@ -337,7 +338,7 @@ def test_finished_is_not_trained_again(digits, straight, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change, message", [
     (dict(architecture="digits-mlp"), "architecture digits-vgg, not digits-mlp"), (dict(seed=1), "seed 0, not 1"), (dict(width=0.5), "width 1.0, not 0.5"),
-    (dict(recipe=Recipe(1, 0.01)), "'rate': 0.05.*'rate': 0.01"), (dict(less=True), "images")])
+    (dict(recipe=Recipe(1, 0.01, 64)), "epochs 0, not 1; rate 0.05, not 0.01; batch 128, not 64"), (dict(less=True), "images")])
 def test_checkpoint_of_another_run(change, message, digits, tmp_path):
     path = tmp_path / "a.safetensors"
     train("digits-vgg", digits, path=path, recipe=Recipe(0, 0.05), progress=False)

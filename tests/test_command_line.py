@@ -1,0 +1,259 @@
+"""The commands as a user gives them: the demo in a process of its own, training and comparing on a folder of images, and what goes wrong."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from submatch_nb.cli import main
+from submatch_nb.comparison import Comparison, compare
+from submatch_nb.maximum import algorithm_1
+from submatch_nb.networks import build, load_checkpoint, load_data
+from submatch_nb.neurons import SubmatchWarning, residuals
+from submatch_nb.simple import simple_matches
+
+EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)
+
+
+def submatch(*args, **kwargs):
+    return subprocess.run([sys.executable, "-m", "submatch_nb", *map(str, args)], capture_output=True, text=True, **kwargs)
+
+
+# The demo
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    "The demo, run once as a user would: the finished process and its folder."
+    out = tmp_path_factory.mktemp("demo") / "results"
+    run = submatch("demo", "--out", out)
+    assert run.returncode == 0, run.stderr
+    return run, out
+
+
+@pytest.fixture(scope="module")
+def table(demo): return pd.read_csv(demo[1] / "table.csv", index_col="layer")
+
+
+def activations(model):
+    "Every ReLU's output on the 1,797 digits as a matrix, by hooks and a reading of the images of our own."
+    x = torch.from_numpy(load_digits().images[:, None].astype("float32") / 16 - 0.305) / 0.376
+    found = {}
+    hook = lambda name: lambda module, inputs, output: found.update({name: output.movedim(1, -1).reshape(-1, output.shape[1]).double().numpy()})
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ReLU): module.register_forward_hook(hook(name))
+    with torch.no_grad(): return model.eval()(x).argmax(1).numpy(), found
+
+
+@pytest.fixture(scope="module")
+def networks(demo):
+    return [activations(load_checkpoint(demo[1] / f"digits-vgg-seed{seed}.safetensors").model) for seed in (0, 1)]
+
+
+def test_demo_writes_what_it_says(demo):
+    run, out = demo
+    assert sorted(p.name for p in out.iterdir()) == ["comparison.safetensors", "digits-vgg-seed0.safetensors", "digits-vgg-seed1.safetensors",
+                                                     "similarity.png", "table.csv", "untrained.safetensors"]
+    width, height = Image.open(out / "similarity.png").size
+    assert 400 < width < 1000 and 250 < height < 800
+    assert "Traceback" not in run.stderr and "1,797 of digits; 1,437 of them seen in training, 360 held out" in run.stdout
+    assert all(str(out / name) in run.stdout for name in ("digits-vgg-seed0.safetensors", "digits-vgg-seed1.safetensors"))
+    assert len(max(run.stdout[:run.stdout.index("Images:")].splitlines()[4:], key=len)) < 130
+
+
+def test_demo_networks_read_digits(networks, demo):
+    truth = load_digits().target
+    for seed, (classes, _) in enumerate(networks):
+        about = load_checkpoint(demo[1] / f"digits-vgg-seed{seed}.safetensors").about
+        assert about["test_accuracy"] >= 0.97 and about["seed"] == seed
+        assert (classes == truth).mean() >= 0.97 and f"seed {seed}: trained; {about['test_accuracy']:.1%}" in demo[0].stdout
+
+
+def test_demo_table_has_every_relu_layer(networks, table):
+    (_, a), (_, b) = networks
+    assert list(table.index) == list(a) == list(b)
+    for layer, row in table.iterrows():
+        assert (row["samples"], row["neurons a"]) == a[layer].shape and row["neurons b"] == b[layer].shape[1]
+        assert row["dead a"] == (~a[layer].any(0)).sum() and row["dead b"] == (~b[layer].any(0)).sum()
+    assert sum(row["neuron"] == "channel" for _, row in table.iterrows()) >= 3 and table["neurons a"][table.neuron == "channel"].max() >= 32
+    assert 128 in list(table["neurons a"][table.neuron == "unit"]) and sum(table.neuron == "unit") == 2
+
+
+@pytest.mark.parametrize("column, nets", [("ε={:g}", "trained"), ("baseline ε={:g}", "untrained")])
+def test_demo_similarities_are_algorithm_1(networks, table, column, nets):
+    "The table against the plain algorithm on activations that were got another way."
+    a, b = (found for _, found in networks) if nets == "trained" else (activations(build("digits-vgg", seed=seed))[1] for seed in (0, 1))
+    for layer in table.index:
+        if a[layer].shape[0] > 100_000: a[layer], b[layer] = (torch.from_numpy(np.linalg.qr(np.c_[a[layer], b[layer]])[1][:, i]).numpy() for i in (slice(16), slice(16, 32)))
+        for e in EPSILONS: assert table[column.format(e)][layer] == pytest.approx(algorithm_1(a[layer], b[layer], epsilon=e).similarity, abs=1e-9), (layer, e)
+
+
+def test_demo_simple_matches(networks, table):
+    (_, a), (_, b) = networks
+    with np.errstate(all="ignore"): found = simple_matches(a["fc2.relu"], b["fc2.relu"], epsilon=0.3)
+    assert table["simple ε=0.3"]["fc2.relu"] == len(found) > 0 and table["size ε=0.3"]["fc2.relu"] == np.median([len(m) for m in found])
+    for m in found:  # each is a match, by the definition
+        X, Y = a["fc2.relu"][:, m.x], b["fc2.relu"][:, m.y]
+        assert residuals(X, Y).max() <= 0.3 + 1e-9 and residuals(Y, X).max() <= 0.3 + 1e-9
+    none = table["ε=0.3"] == 0
+    assert (table["simple ε=0.3"][none] == 0).all() and table["size ε=0.3"][none].isna().all()
+
+
+def test_demo_saved_the_comparison(demo, table):
+    for name, prefix in (("comparison", ""), ("untrained", "baseline ")):
+        loaded = Comparison.load(demo[1] / f"{name}.safetensors").table(EPSILONS)
+        for e in EPSILONS: assert np.array_equal(loaded[f"ε={e:g}"], table[f"{prefix}ε={e:g}"])
+
+
+def test_demo_printed_the_table(demo, table):
+    for layer, row in table.iterrows():
+        line = next(line for line in demo[0].stdout.splitlines() if line.startswith(layer)).split()
+        assert line[5:10] == [f"{row[f'ε={e:g}']:.3f}" for e in EPSILONS] and line[10:15] == [f"{row[f'baseline ε={e:g}']:.3f}" for e in EPSILONS]
+        assert (line[1], line[2], line[15]) == (str(row["neurons a"]), str(row["samples"]), str(row["simple ε=0.3"]))
+
+
+def test_demo_again_trains_nothing(demo, capsys, monkeypatch):
+    out = demo[1]
+    before = {p.name: p.read_bytes() for p in out.glob("*seed*")}
+    threads, table = torch.get_num_threads(), (out / "table.csv").read_bytes()
+    monkeypatch.setattr("submatch_nb.networks._epoch", lambda *args: pytest.fail("trained again"))
+    assert main(["demo", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("was trained already") == 2
+    assert {p.name: p.read_bytes() for p in out.glob("*seed*")} == before and (out / "table.csv").read_bytes() == table
+    assert torch.get_num_threads() == threads
+
+
+def test_a_network_with_itself(demo, tmp_path):
+    a = str(demo[1] / "digits-vgg-seed0.safetensors")
+    assert main(["compare", a, a, "--split", "all", "--epsilon", "0", "0.3", "--no-simple", "--out", str(tmp_path)]) == 0
+    t = pd.read_csv(tmp_path / "table.csv", index_col="layer")
+    assert np.allclose(t["ε=0"], 1 - t["dead a"] / t["neurons a"]) and "simple ε=0.3" not in t
+
+
+# Training and comparing on a folder of images
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Two classes of 8 x 8 pictures that a network can tell apart: brighter on the left, or on the right."
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, n in (("train", 40), ("test", 30)):
+        for c, name in enumerate(("left", "right")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = random.integers(0, 100, (8, 8, 3))
+                pixels[:, 4 * c:4 * c + 4] += 120
+                Image.fromarray(pixels.astype(np.uint8)).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    assert main(f"train --data {folder} --arch digits-vgg --seeds 3 8 --epochs 3 --rate 0.02 --batch 16 --out {out}".split()) == 0
+    return [str(out / f"digits-vgg-seed{seed}.safetensors") for seed in (3, 8)]
+
+
+def test_train_keeps_to_its_arguments(trained, folder):
+    for path, seed in zip(trained, (3, 8)):
+        about = load_checkpoint(path).about
+        assert (about["seed"], about["epoch"], about["data"], about["shape"], about["classes"]) == (seed, 3, folder.name, [3, 8, 8], 2)
+        assert about["recipe"] == {"epochs": 3, "rate": 0.02, "batch": 16, "momentum": 0.9, "decay": 5e-4}
+
+
+def test_compare_is_compare(trained, folder, tmp_path, capsys):
+    assert main(["compare", *trained, "--data", str(folder), "--layers", "fc1.relu", "conv2_2.relu=conv2_1.relu", "--epsilon", "0.4", "--no-simple", "--out", str(tmp_path)]) == 0
+    printed, table = capsys.readouterr(), pd.read_csv(tmp_path / "table.csv", index_col="layer")
+    a, b = (load_checkpoint(p).model for p in trained)
+    with pytest.warns(SubmatchWarning, match="fc1.relu.*60 samples"):
+        expected = compare(a, b, load_data(folder, "test"), ["fc1.relu", ("conv2_2.relu", "conv2_1.relu")], progress=False).table(0.4)
+    assert np.array_equal(table["ε=0.4"], expected["ε=0.4"]) and list(table["samples"]) == list(expected["samples"])
+    assert "60 of" in printed.out and "none of them seen in training" in printed.out
+    assert "submatch: warning: layer 'fc1.relu'" in printed.err and ".py" not in printed.err
+
+
+def test_compare_knows_which_images_were_seen(trained, folder, tmp_path, capsys):
+    for split, line in (("all", "80 of them seen in training, 60 held out"), ("train", "all of them seen in training")):
+        assert main(["compare", *trained, "--data", str(folder), "--split", split, "--layers", "conv", "--no-simple", "--out", str(tmp_path)]) == 0
+        assert line in capsys.readouterr().out
+
+
+def test_interrupted(monkeypatch, tmp_path, capsys):
+    def interrupted(*args): raise KeyboardInterrupt
+    monkeypatch.setattr("submatch_nb.networks._epoch", interrupted)
+    assert main(["train", "--out", str(tmp_path)]) == 130 and "goes on" in capsys.readouterr().err
+
+
+# What goes wrong ends in one line
+
+def test_help_is_enough(capsys):
+    def ask(*args):
+        with pytest.raises(SystemExit) as end: main(args)
+        return end.value.code, capsys.readouterr()
+    status, text = ask("--help")
+    assert status == 0
+    for word in ("demo", "train", "compare", "examples:", "submatch demo", "--out"): assert word in text.out
+    for command, words in {"demo": ["--out"], "train": ["resnet56", "--epochs", "cifar10"], "compare": ["--layers", "A.safetensors", "--split"]}.items():
+        status, text = ask(command, "--help")
+        assert status == 0 and all(word in text.out for word in words)
+    for mistake in ((), ("tain",), ("compare", "a.safetensors"), ("train", "--epochs", "many")):
+        status, text = ask(*mistake)
+        assert status == 2 and "usage: submatch" in text.err
+
+
+def test_real_process_ends_with_status_2_and_no_traceback(tmp_path):
+    run = submatch("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert re.fullmatch(r"submatch: error: no data .*nowhere.*: give digits, cifar10, or a folder.*\n", run.stderr)
+    with pytest.raises(FileNotFoundError, match="nowhere"): main(["--traceback", "train", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+
+
+@pytest.fixture
+def files(tmp_path, trained):
+    "What can be wrong with files."
+    (tmp_path / "short.safetensors").write_bytes(Path(trained[0]).read_bytes()[:-100])
+    (tmp_path / "notes.safetensors").write_text("not a checkpoint")
+    (tmp_path / "taken").write_text("a file")
+    return {"tmp": tmp_path, "a": trained[0], "b": trained[1]}
+
+
+@pytest.mark.parametrize("line, message", [
+    ("train --arch vgg12 --out {tmp}", "no architecture 'vgg12': choose one of digits-vgg.*resnet56"),
+    ("train --arch vgg11 --out {tmp}", "8 x 8 are too small.*32 x 32"),
+    ("train --seeds -1 --out {tmp}", "seed is -1"),
+    ("train --epochs -2 --out {tmp}", "epochs must be 0 or more"),
+    ("train --rate 1e9 --arch digits-mlp --out {tmp}", "training diverged.*epoch 1.*lower learning rate"),
+    ("train --out {tmp}/taken", "cannot write to the folder .*taken"),
+    ("demo --out {tmp}/taken/below", "cannot write to the folder .*below"),
+    ("compare {a} {tmp}/none.safetensors --data {data} --out {tmp}", "none.safetensors: no such file"),
+    ("compare {a} {tmp}/short.safetensors --data {data} --out {tmp}", "short.safetensors.*damaged or cut short"),
+    ("compare {a} {tmp}/notes.safetensors --data {data} --out {tmp}", "notes.safetensors"),
+    ("compare {a} {b} --out {tmp}", "trained on a folder called .*--data"),
+    ("compare {a} {b} --data digits --out {tmp}", "trained on images of 3 x 8 x 8, those of digits are 1 x 8 x 8"),
+    ("compare {a} {b} --data {data}/missing --out {tmp}", "no data .*missing"),
+    ("compare {a} {b} --data {data} --layers fc7.relu --out {tmp}", r"no layer 'fc7.relu'.*conv1_1.relu.*fc2.relu"),
+    ("compare {a} {b} --data {data} --epsilon 1 --out {tmp}", r"epsilon is 1.0, outside \[0, 1\)"),
+    ("compare {a} {b} --data {data} --out {tmp}/taken", "cannot write to the folder"),
+])
+def test_errors_are_one_line(line, message, files, folder, capsys):
+    before = {p: p.read_bytes() for p in files["tmp"].rglob("*") if p.is_file()}
+    assert main(line.format(data=folder, **files).split()) == 2
+    error = [l for l in capsys.readouterr().err.splitlines() if l.startswith("submatch:")]
+    assert len(error) == 1 and re.search(message, error[0]) and error[0].startswith("submatch: error: ")
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_unwritable_folder_is_noticed_before_training(files, monkeypatch):
+    monkeypatch.setattr("submatch_nb.cli.train", lambda *args: pytest.fail("trained before"))
+    for command in ("demo", "train"): assert main([command, "--out", str(files["tmp"] / "taken")]) == 2
+
+
+def test_checkpoint_of_another_run(files, trained, folder, capsys):
+    out = Path(trained[0]).parent
+    before = Path(trained[0]).read_bytes()
+    assert main(f"train --data {folder} --arch digits-vgg --seeds 3 --epochs 4 --rate 0.02 --batch 16 --out {out}".split()) == 2
+    assert "epochs 3, not 4" in capsys.readouterr().err and Path(trained[0]).read_bytes() == before
