@@ -120,12 +120,14 @@ def test_demo_printed_the_table(demo, table):
 def test_demo_again_trains_nothing(demo, capsys, monkeypatch):
     out = demo[1]
     before = {p.name: p.read_bytes() for p in out.glob("*seed*")}
-    threads, table = torch.get_num_threads(), (out / "table.csv").read_bytes()
+    table, threads = (out / "table.csv").read_bytes(), torch.get_num_threads()
+    torch.set_num_threads(2)
     monkeypatch.setattr("submatch_nb.networks._epoch", lambda *args: pytest.fail("trained again"))
     assert main(["demo", "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("was trained already") == 2
     assert {p.name: p.read_bytes() for p in out.glob("*seed*")} == before and (out / "table.csv").read_bytes() == table
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
 
 
 def test_a_network_with_itself(demo, tmp_path):
@@ -172,6 +174,7 @@ def test_compare_is_compare(trained, folder, tmp_path, capsys):
     with pytest.warns(SubmatchWarning, match="fc1.relu.*60 samples"):
         expected = compare(a, b, load_data(folder, "test"), ["fc1.relu", ("conv2_2.relu", "conv2_1.relu")], progress=False).table(0.4)
     assert np.array_equal(table["ε=0.4"], expected["ε=0.4"]) and list(table["samples"]) == list(expected["samples"])
+    assert list(table.index) == list(expected.index) == ["conv2_2.relu ~ conv2_1.relu", "fc1.relu"]
     assert "60 of" in printed.out and "none of them seen in training" in printed.out
     assert "submatch: warning: layer 'fc1.relu'" in printed.err and ".py" not in printed.err
 
