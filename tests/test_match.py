@@ -62,7 +62,7 @@ def test_both_sides_count():
     assert not is_match(X, Y, 0.9) and not is_match(Y, X, 0.9) and is_match(X, Y, 0, [0], [0])
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(SEEDS)
 def test_unions_of_matches_are_matches_and_matches_grow_with_epsilon(seed):
     X, Y = (Z[:, :3] for Z in make("shared_subspace", seed))

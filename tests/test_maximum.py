@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from instances import CLOSENESS, KINDS, MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
 from submatch_nb.match import is_match
-from submatch_nb.maximum import algorithm_1, epsilon_profile, from_activations, leave, max_match_similarity, maximum_match, span_of
+from submatch_nb.maximum import algorithm_1, epsilon_profile, leave, max_match_similarity, maximum_match, span_of, start
 from submatch_nb.neurons import Moments, SubmatchWarning, digits_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
@@ -253,7 +253,7 @@ def state(peel):
 
 @pytest.mark.parametrize("kind", ["duplicates", "relu_features", "near_duplicates", "dependent_near_duplicates"])
 def test_a_copied_peel_is_left_as_it_was(kind):
-    peel = from_activations(*make(kind, 5))
+    peel, *_ = start(*make(kind, 5))
     before = state(peel)
     for i in range(len(peel.alive)): peel.copy().remove(torch.arange(len(peel.alive)) == i)
     peel.copy().down_to(0.2)
