@@ -18,13 +18,15 @@ def readme():
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", cell.source)
         else: cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
+    nb.metadata.language_info = {"name": "python"}
     exporter = MarkdownExporter(config=Config({
-        "NbConvertBase": {"display_data_priority": ["image/png", "text/markdown", "text/plain"]},
+        "NbConvertBase": {"display_data_priority": ["image/png", "text/plain"]},
         "ExtractOutputPreprocessor": {"output_filename_template": "readme_{cell_index}_{index}{extension}"},
         "TagRemovePreprocessor": {"enabled": True, "remove_input_tags": ["remove-input"]},
     }))
     text, resources = exporter.from_notebook_node(nb, {"output_files_dir": IMAGES})
     text = re.sub(r"!\[png\]\(", "![The figure that the demo makes](", text)
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
     note = "<!-- Made from nbs/index.ipynb by `make readme`. -->\n\n"
     return note + text.strip() + "\n", {Path(name).name: data for name, data in resources.get("outputs", {}).items()}
 
