@@ -7,7 +7,7 @@ __all__ = ['SHRINK', 'CONDITION', 'algorithm_1', 'Span', 'span_of', 'independent
            'root_of_gram', 'from_activations', 'from_moments', 'start', 'warn_if_chance', 'maximum_match',
            'max_match_similarity', 'Profile', 'epsilon_profile', 'plot_profile']
 
-# %% ../nbs/02_maximum.ipynb #8a7eeec3
+# %% ../nbs/02_maximum.ipynb #25c15309
 import copy
 import warnings
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ import torch
 from scipy.linalg import qr as pivoted_qr
 
 from .neurons import COLORS, TOLERANCE, Moments, Sides, SubmatchWarning, both, chance_epsilon, unit, warn_if_full
-from .match import Match, check_dead, check_epsilon, cross_residuals, within
+from .match import Match, check_dead, check_epsilon, columns, cross_residuals, within
 
-# %% ../nbs/02_maximum.ipynb #2f0d7bae
+# %% ../nbs/02_maximum.ipynb #25e01b3d
 def algorithm_1(
     X,         # (d, n_x) activations of the first network
     Y,         # (d, n_y) activations of the second network on the same inputs
@@ -39,7 +39,7 @@ def algorithm_1(
     y = np.arange(Y.shape[1]) if y is None else np.asarray(y, dtype=np.int64)
     limit = within(check_epsilon(epsilon))
     while True:
-        r_x, r_y = (r.cpu().numpy() for r in cross_residuals(X[:, x], Y[:, y], check_dead(dead)))
+        r_x, r_y = (r.cpu().numpy() for r in cross_residuals(columns(X, x), columns(Y, y), check_dead(dead)))
         if (r_x <= limit).all() and (r_y <= limit).all(): return Match(x, y, epsilon, X.shape[1], Y.shape[1])
         x, y = x[r_x <= limit], y[r_y <= limit]
 
@@ -107,7 +107,7 @@ def sweep(
     span.first[rows] = 0
     return bool((span.H.diagonal() >= SHRINK * span.first).all())
 
-# %% ../nbs/02_maximum.ipynb #78ba9e6a
+# %% ../nbs/02_maximum.ipynb #574a0f1a
 def replace(
     span,  # changed in place
     row,   # row of a basis neuron that leaves
@@ -121,7 +121,7 @@ def replace(
     change[row] = 1 - 1 / pivot
     for M in (span.C, span.K, span.H): M -= torch.outer(change, M[row].clone())
     span.H -= torch.outer(span.H[:, row].clone(), change)
-    span.first[row] = torch.maximum(span.first[row], span.H[row, row])
+    span.first = torch.maximum(span.first, span.H.diagonal())
     span.row[span.spare[best]] = row
     others = torch.arange(len(span.spare), device=span.spare.device) != best
     span.spare, span.K = span.spare[others], span.K[:, others]
@@ -228,7 +228,7 @@ def from_moments(
         F = values.clamp(min=0).sqrt()[:, None] * vectors.T
     return Peel(F, int((live < moments.n_x).sum()), max(TOLERANCE, moments.error), live)
 
-# %% ../nbs/02_maximum.ipynb #b6097c7a
+# %% ../nbs/02_maximum.ipynb #35b04037
 def start(
     X,          # (d, n_x) activations of the first network, or the Moments of both
     Y,          # (d, n_y) activations of the second network; None with Moments
@@ -236,7 +236,9 @@ def start(
 ):  # a Peel of all live neurons, the numbers of neurons and of samples
     "The common beginning of every fast function. Raises TypeError or ValueError where X, Y and epsilon do not fit; warns where the answer means little."
     moments = isinstance(X, Moments)
-    if moments and Y is not None: raise TypeError(f"X holds the moments of both networks, so Y is left out and the rest goes by keyword: epsilon={Y!r}, if that is what it is")
+    if moments and Y is not None:
+        hint = f": epsilon={Y!r}, if that is what it is" if np.ndim(Y) == 0 else ""
+        raise TypeError(f"X holds the moments of both networks, so Y is left out and the rest goes by keyword{hint}")
     if not moments and Y is None: raise TypeError("Y is missing: pass the activations of both networks, or one Moments of both")
     if not moments: X, Y = both(X, Y)
     check_epsilon(epsilon)

@@ -6,7 +6,7 @@
 __all__ = ['COLORS', 'TOLERANCE', 'digits_layers', 'Sides', 'SubmatchWarning', 'activations', 'both', 'unit', 'orthonormal_basis',
            'warn_if_full', 'residuals', 'Moments', 'chance_epsilon', 'write_whole', 'save_tensors', 'load_tensors']
 
-# %% ../nbs/00_neurons.ipynb #d32f04d5
+# %% ../nbs/00_neurons.ipynb #2d03fd4e
 import functools
 import json
 import math
@@ -19,20 +19,20 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 
 # %% ../nbs/00_neurons.ipynb #2c875de3
 # One colour for each thing, in every figure; told apart by readers with any colour vision (Okabe and Ito's palette).
 COLORS = {"a": "#0072B2", "b": "#D55E00", "matched": "#009E73", "chance": "#8C8C8C", "ink": "#222222"}
 
-# %% ../nbs/00_neurons.ipynb #02b06a2a
+# %% ../nbs/00_neurons.ipynb #fbc52407
 @functools.cache
 def digits_layers(
     width=32,  # units in each hidden layer
 ) -> "Sides":  # two (1797, width) float64 arrays: activations of the first and of the second network
     "Second-layer ReLU activations of two perceptrons trained on scikit-learn's digits from seeds 0 and 1: the example of the first chapters."
+    from sklearn.datasets import load_digits  # here, since nothing else in the library needs them at once
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
     images, labels = load_digits(return_X_y=True)
     def layer(seed):
         net, hidden = MLPClassifier((width, width), random_state=seed, max_iter=60), images / 16
@@ -58,7 +58,7 @@ TOLERANCE = 1e-11
 class SubmatchWarning(UserWarning):
     "The answer is right but means less than it seems; the message says why."
 
-# %% ../nbs/00_neurons.ipynb #736d8034
+# %% ../nbs/00_neurons.ipynb #4325ea95
 def activations(
     Z,         # (d, n): one row per sample, one column per neuron; NumPy, torch or nested lists
     name="X",  # what to call it in an error
@@ -73,13 +73,18 @@ def activations(
         raise ValueError(f"{name} has shape {tuple(Z.shape)}: expected two axes, (samples, neurons); a single neuron is a column, Z[:, None]")
     if 0 in Z.shape:
         raise ValueError(f"{name} has shape {tuple(Z.shape)}: there are no {'samples' if Z.shape[0] == 0 else 'neurons'} in it")
-    return _finite(_double(Z), name)
+    return _finite(_double(Z if torch.is_tensor(Z) else _native(Z)), name)
 
-# %% ../nbs/00_neurons.ipynb #c06a83e4
+# %% ../nbs/00_neurons.ipynb #561815e7
 def _double(Z):
     "float64 on its own device, or on the CPU for a device without float64."
     Z = torch.as_tensor(Z)
     return Z.cpu().double() if Z.device.type == "mps" else Z.double()
+
+def _native(Z):
+    "A NumPy array of any byte order, layout and precision as one that torch can share."
+    Z = np.ascontiguousarray(Z, dtype=np.float64)
+    return Z if Z.flags.writeable else Z.copy()
 
 def _finite(Z, name):
     "Z itself; raises ValueError at its first NaN or infinity."
@@ -155,7 +160,7 @@ def _residuals(X, Q):
     rest = rest - Q @ (Q.T @ rest)
     return torch.where((X != 0).any(0), rest.norm(dim=0).clamp(max=1), torch.nan)
 
-# %% ../nbs/00_neurons.ipynb #b981fe33
+# %% ../nbs/00_neurons.ipynb #8dcbdf3e
 class Moments:
     """Joint second moments (and sums) of one layer in two networks, in float64.
 
@@ -171,7 +176,9 @@ class Moments:
         Z = torch.cat([X, Y], 1)
         self.gram, self.sum = Z.T @ Z, Z.sum(0)  # (n_x + n_y, n_x + n_y) and (n_x + n_y,)
         self.error = self.count * torch.finfo(torch.float64).eps
-        if not torch.isfinite(self.gram).all() or ((self.gram.diagonal() == 0) & (Z != 0).any(0)).any():
+        limits = torch.finfo(torch.float64)
+        small = (self.gram.diagonal() < limits.tiny / limits.eps) & (Z != 0).any(0)  # squares that have lost digits
+        if small.any() or not torch.isfinite(self.gram).all():
             raise ValueError("the activations are too large or too small to be squared in float64: divide X and Y by their largest value first")
 
     @classmethod
@@ -225,17 +232,21 @@ def chance_epsilon(
     if d < 1 or n < 0: raise ValueError(f"chance_epsilon takes d >= 1 samples and n >= 0 neurons, not d = {d}, n = {n}")
     return math.sqrt(max(0.0, 1 - n / d))
 
-# %% ../nbs/00_neurons.ipynb #cbf44878
+# %% ../nbs/00_neurons.ipynb #956cc606
 def write_whole(
     path,   # where the file goes; its folder is made
     write,  # called with a temporary path in the same folder, writes the file there
 ):
     "Write a file whole or not at all: under a temporary name first, renamed when it is complete."
     path = Path(path)
+    if not path.name: raise OSError(f"cannot write {path}: it names no file")
     part = path.with_name(path.name + f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # as any new file here; some writers would make it private
         write(part)
+        part.chmod(mode)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         raise OSError(f"cannot write {path}: {error}; choose a folder that exists and can be written") from error

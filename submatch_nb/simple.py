@@ -6,7 +6,8 @@
 __all__ = ['check_neuron', 'name_neuron', 'check_order', 'no_match', 'algorithm_2', 'search', 'inside', 'as_match', 'only',
            'minimum_match', 'is_unique', 'SimpleMatches', 'simple_matches', 'plot_match']
 
-# %% ../nbs/03_simple.ipynb #b22d29ee
+# %% ../nbs/03_simple.ipynb #901f17e8
+import numbers
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -40,7 +41,7 @@ def name_neuron(
     "The name of a neuron."
     return ("x", int(number)) if number < n.x else ("y", int(number) - n.x)
 
-# %% ../nbs/03_simple.ipynb #926a8db1
+# %% ../nbs/03_simple.ipynb #5e3d6521
 def check_order(
     order,  # None, a seed, or a permutation of range(n.x + n.y)
     n,      # neurons of both networks
@@ -48,9 +49,9 @@ def check_order(
     "The order in which neurons are tried: by index, the first network first; drawn from a seed; or as given. Raises ValueError where it is none of these."
     total = sum(n)
     if order is None: return np.arange(total)
-    if np.ndim(order) == 0: return np.random.default_rng(order).permutation(total)
+    if isinstance(order, numbers.Integral) and order >= 0: return np.random.default_rng(order).permutation(total)
     order = np.asarray(order)
-    if sorted(order.tolist()) != list(range(total)):
+    if order.ndim != 1 or sorted(order.tolist()) != list(range(total)):
         raise ValueError(f"order must be None, a seed, or a permutation of range({total}), the {n.x} neurons of X first")
     return order
 
@@ -119,7 +120,7 @@ def search(
             peel, group, order, size = now
         yield group, peel.left()
 
-# %% ../nbs/03_simple.ipynb #970ae8a7
+# %% ../nbs/03_simple.ipynb #a75719c6
 def inside(
     X,        # (d, n_x) activations of the first network, or the Moments of both
     Y,        # (d, n_y) activations of the second network
@@ -128,10 +129,11 @@ def inside(
     dead,     # "exclude" or "literal"
 ):  # a Peel at the maximum match, the id of v, the numbers of neurons
     "Begin a search for one neuron; the Peel is None for a dead one, where dead neurons match. Raises ValueError where v is in no match."
+    check_dead(dead)
     peel, n, _ = start(X, Y, epsilon)
     number = check_neuron(v, n)
     if number not in peel.ids:
-        if check_dead(dead) == "exclude": raise no_match(v, epsilon, True)
+        if dead == "exclude": raise no_match(v, epsilon, True)
         return None, number, n
     if number not in peel.down_to(epsilon).left(): raise no_match(v, epsilon, False)
     return peel, torch.tensor([number], device=peel.ids.device), n
@@ -238,7 +240,7 @@ class SimpleMatches(Sequence):
         "The smallest v-minimum match found for v. Raises ValueError where v is in no match."
         return min(self.of(v), key=len)
 
-# %% ../nbs/03_simple.ipynb #ae0321ee
+# %% ../nbs/03_simple.ipynb #88a75ac9
 def simple_matches(
     X,             # (d, n_x) activations of the first network, or the Moments of both
     Y=None,        # (d, n_y) activations of the second network on the same inputs
@@ -252,7 +254,7 @@ def simple_matches(
     Raises as `maximum_match` does, and ValueError for orders below 1. Shows a progress bar after two seconds.
     Source: simple match and Algorithm 2 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
-    if orders < 1: raise ValueError(f"orders is {orders}: at least 1 is needed")
+    if not isinstance(orders, numbers.Integral) or orders < 1: raise ValueError(f"orders is {orders!r}: a whole number, at least 1, is needed")
     peel, n, _ = start(X, Y, epsilon)
     found = {} if check_dead(dead) == "exclude" else {v: [as_match([v], epsilon, n)] for v in set(range(sum(n))) - set(peel.ids.tolist())}
     left = peel.down_to(epsilon).left()
