@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EPSILONS', 'Comparison', 'compare']
 
-# %% ../nbs/07_comparison.ipynb #287fb21d
+# %% ../nbs/07_comparison.ipynb #d336aa89
 import warnings
 
 import matplotlib.pyplot as plt
@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .neurons import COLORS, Moments, Sides, SubmatchWarning, chance_epsilon, load_tensors, save_tensors
+from .neurons import COLORS, Moments, Sides, SubmatchWarning, load_tensors, save_tensors, warn
 from .maximum import Profile, epsilon_profile
 from .match import Match, check_epsilon
 from .simple import SimpleMatches, name_neuron, simple_matches
 from .layers import collect
 
-# %% ../nbs/07_comparison.ipynb #6b5e5fef
+# %% ../nbs/07_comparison.ipynb #1b8d55fb
 def _profile(
     layer,    # its name, for the warnings
     moments,  # `Moments` of the layer
@@ -28,7 +28,7 @@ def _profile(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         profile = epsilon_profile(moments)
-    for w in caught: warnings.warn(f"layer {layer!r}: {w.message}", w.category, stacklevel=5)
+    for w in caught: warn(f"layer {layer!r}: {w.message}")
     return profile
 
 # %% ../nbs/07_comparison.ipynb #2cbb12d7
@@ -96,12 +96,7 @@ def patch(f):
     f.__qualname__ = f"{cls.__name__}.{f.__name__}"
     setattr(cls, f.__name__, f)
 
-# %% ../nbs/07_comparison.ipynb #77e0dc21
-def _live(profile) -> int:
-    "Neurons that are not dead, in the network that has more of them: the dimension that its span can have."
-    return max(int(np.isfinite(profile.x).sum()), int(np.isfinite(profile.y).sum()))
-
-# %% ../nbs/07_comparison.ipynb #deeeaff4
+# %% ../nbs/07_comparison.ipynb #6116b076
 def _row(
     profile,  # `Profile` of one layer
     neuron,   # what a neuron is
@@ -110,7 +105,7 @@ def _row(
     "One layer's row of the table."
     dead = {f"dead {name}": int(np.isinf(critical).sum()) for name, critical in (("a", profile.x), ("b", profile.y))}
     return {"neuron": neuron, "neurons a": len(profile.x), "neurons b": len(profile.y), "samples": profile.count, **dead,
-            **{f"ε={e:g}": profile.similarity(e) for e in epsilon}, "chance ε": chance_epsilon(profile.count, _live(profile))}
+            **{f"ε={e:g}": profile.similarity(e) for e in epsilon}, "chance ε": profile.chance}
 
 # %% ../nbs/07_comparison.ipynb #5dcc78c9
 def _check_baseline(comparison, baseline):
@@ -141,7 +136,7 @@ def simple(self: Comparison,
             self._simple[epsilon] = {layer: simple_matches(m, epsilon=epsilon) for layer, m in self.moments.items()}
     return self._simple[epsilon]
 
-# %% ../nbs/07_comparison.ipynb #18de1a02
+# %% ../nbs/07_comparison.ipynb #72537901
 @patch
 def table(self: Comparison,
     epsilon=EPSILONS,  # one or several, each in [0, 1)
@@ -150,7 +145,7 @@ def table(self: Comparison,
 ) -> pd.DataFrame:     # a row for each layer
     """Similarities by layer at each epsilon, and what they must be read with; the paper's five epsilon where none is given.
 
-    "chance ε" is `chance_epsilon` of the samples and of the live neurons in the network that has more. "size" is the median number of neurons in a simple
+    "chance ε" is the Gaussian chance level for the samples and the live neurons in the network that has more. "size" is the median number of neurons in a simple
     match, both networks together. Raises ValueError for a baseline of other layers, and where simple matches take moments that are not there.
     """
     epsilon = _epsilons(epsilon)
@@ -241,7 +236,7 @@ def _label_ends(
         ax.annotate(label, (last, end), (1.02, y), textcoords=ax.get_yaxis_transform(), va="center",
                     arrowprops={"arrowstyle": "-", "color": color, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3})
 
-# %% ../nbs/07_comparison.ipynb #d9c4b52e
+# %% ../nbs/07_comparison.ipynb #74d692b2
 @patch
 def plot(self: Comparison,
     epsilon=EPSILONS,  # one or several, each in [0, 1)
@@ -250,7 +245,7 @@ def plot(self: Comparison,
     "Similarity against depth, a line for each epsilon. Raises ValueError for a baseline of other layers."
     if baseline is not None: _check_baseline(self, baseline)
     epsilon, profiles = _epsilons(epsilon), self.profiles.values()
-    full = [p.count <= _live(p) for p in profiles]
+    full = [p.count <= p.live for p in profiles]
     fig, ax = _figure(7, 4)
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.75, len(epsilon)))
     for e, color in zip(epsilon, colors):
@@ -271,7 +266,7 @@ def _share(
     "The share of them that is at most each value of the grid."
     return np.searchsorted(np.sort(critical), grid, side="right") / len(critical)
 
-# %% ../nbs/07_comparison.ipynb #ad56da61
+# %% ../nbs/07_comparison.ipynb #5666b086
 @patch
 def plot_profile(self: Comparison,
     layer,          # its name
@@ -287,7 +282,7 @@ def plot_profile(self: Comparison,
     ax.plot(grid, _share(profile.y, grid), color=COLORS["b"], linewidth=1, label="network b alone")
     ax.plot(grid, profile.similarity(grid), color=COLORS["ink"], linewidth=2, label="similarity")
     if baseline is not None: ax.plot(grid, baseline.profiles[layer].similarity(grid), "--", color=COLORS["ink"], linewidth=1.2, label="baseline")
-    ax.axvline(chance_epsilon(profile.count, _live(profile)), color=COLORS["chance"], linestyle=":", linewidth=2, label="Gaussian chance level")
+    ax.axvline(profile.chance, color=COLORS["chance"], linestyle=":", linewidth=2, label="Gaussian chance level")
     if epsilon is not None:
         s = profile.similarity(epsilon)
         ax.plot([epsilon, epsilon, 0], [0, s, s], color=COLORS["matched"], linewidth=1)

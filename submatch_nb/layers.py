@@ -238,7 +238,7 @@ def _add(
     moments = Moments(X, Y)
     collected[layer] = collected[layer] + moments if layer in collected else moments
 
-# %% ../nbs/06_layers.ipynb #02911636
+# %% ../nbs/06_layers.ipynb #7641cdb3
 def collect(
     model_a,         # the first network, any `nn.Module`
     model_b,         # the second one; the same architecture, or another whose layers are paired by name
@@ -250,7 +250,8 @@ def collect(
     """The joint second moments of every layer in two networks, in one pass over the data.
 
     Memory does not depend on the amount of data. The models run in evaluation mode without gradients and are left as they were. A layer is
-    called by its name, a pair of different names "conv1 ~ stem.0", the further calls of a module "relu:1", ... What a neuron is: `as_matrix`.
+    called by its name, a pair of different names "conv1 ~ stem.0", the further calls of a module "relu:1", ... What a neuron is: `as_matrix`;
+    outputs with three axes are read as (inputs, tokens, features), so those of a one-dimensional convolution must be transposed first.
     Raises KeyError for an unknown layer, listing the ones there are; ValueError, naming the layer, for activations that are not finite, for samples that
     differ between the networks, and for data without a batch.
     """

@@ -22,14 +22,14 @@ def toy() -> Sides:  # float64 arrays of shape (6, 4) and (6, 5)
     Y = np.stack([e[0] + e[1], e[0] - e[1], 24 * e[2] + 7 * e[3], e[4] + 2 * e[5], e[4] - 2 * e[5]], 1)
     return Sides(X, Y)
 
-# %% ../nbs/01_match.ipynb #f04ea5cb
+# %% ../nbs/01_match.ipynb #f71225f9
 def check_epsilon(
     epsilon,  # the tolerance of the match
 ) -> float:  # the same, checked
     "Raises TypeError or ValueError where epsilon is not a number in [0, 1)."
     if epsilon is None: raise TypeError("epsilon is missing: pass it by keyword, epsilon=0.3")
     if not isinstance(epsilon, numbers.Real): raise TypeError(f"epsilon is {epsilon!r}, not a number in [0, 1)")
-    if not 0 <= epsilon < 1: raise ValueError(f"epsilon is {epsilon}, outside [0, 1): at 1 every neuron matches every other")
+    if not 0 <= epsilon < 1: raise ValueError(f"epsilon is {epsilon}, outside [0, 1)" + ": at 1 every neuron matches every other" * (epsilon >= 1))
     return float(epsilon)
 
 def within(epsilon):
@@ -116,13 +116,13 @@ def plot_pair(
     axis.set_title(f"{'a match' if inside.all() else 'no match'} at ε = {epsilon:g}", color=COLORS["matched" if inside.all() else "ink"])
     return axis
 
-# %% ../nbs/01_match.ipynb #5675d6f8
+# %% ../nbs/01_match.ipynb #daba5ec4
 class Match:
     """Two sets of neurons, X of the first network and Y of the second, read-only.
 
     `.x`, `.y` are sorted int64 index arrays; `.epsilon`; `.similarity` is (|X| + |Y|) / (n_x + n_y).
     `|`, `&`, `<=`, `<`, `len`, `in`, `==` and `hash` mean what they mean for sets of neurons ("x", 3), ("y", 7).
-    `|` of different epsilon raises ValueError. `&` is an intersection of sets and need not be a match again.
+    `|` of different epsilon raises ValueError. `==` compares the sets, not epsilon. `&` is an intersection of sets and need not be a match again.
     Source: epsilon-approximate match, Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     def __init__(self,

@@ -7,9 +7,8 @@ __all__ = ['SHRINK', 'CONDITION', 'algorithm_1', 'Span', 'span_of', 'independent
            'root_of_gram', 'from_activations', 'from_moments', 'start', 'warn_if_chance', 'maximum_match',
            'max_match_similarity', 'Profile', 'epsilon_profile', 'plot_profile']
 
-# %% ../nbs/02_maximum.ipynb #25c15309
+# %% ../nbs/02_maximum.ipynb #f144463d
 import copy
-import warnings
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from scipy.linalg import qr as pivoted_qr
 
-from .neurons import COLORS, TOLERANCE, Moments, Sides, SubmatchWarning, both, chance_epsilon, unit, warn_if_full
+from .neurons import COLORS, TOLERANCE, Moments, Sides, both, chance_epsilon, unit, warn, warn_if_full
 from .match import Match, check_dead, check_epsilon, columns, cross_residuals, within
 
 # %% ../nbs/02_maximum.ipynb #25e01b3d
@@ -228,7 +227,7 @@ def from_moments(
         F = values.clamp(min=0).sqrt()[:, None] * vectors.T
     return Peel(F, int((live < moments.n_x).sum()), max(TOLERANCE, moments.error), live)
 
-# %% ../nbs/02_maximum.ipynb #35b04037
+# %% ../nbs/02_maximum.ipynb #eae0999c
 def start(
     X,          # (d, n_x) activations of the first network, or the Moments of both
     Y,          # (d, n_y) activations of the second network; None with Moments
@@ -237,7 +236,7 @@ def start(
     "The common beginning of every fast function. Raises TypeError or ValueError where X, Y and epsilon do not fit; warns where the answer means little."
     moments = isinstance(X, Moments)
     if moments and Y is not None:
-        hint = f": epsilon={Y!r}, if that is what it is" if np.ndim(Y) == 0 else ""
+        hint = f", as in epsilon={Y!r}" if isinstance(Y, float) else ""
         raise TypeError(f"X holds the moments of both networks, so Y is left out and the rest goes by keyword{hint}")
     if not moments and Y is None: raise TypeError("Y is missing: pass the activations of both networks, or one Moments of both")
     if not moments: X, Y = both(X, Y)
@@ -245,22 +244,22 @@ def start(
     peel = from_moments(X) if moments else from_activations(X, Y)
     n, d = (Sides(X.n_x, X.n_y), X.count) if moments else (Sides(X.shape[1], Y.shape[1]), len(X))
     for name, span in (("X", peel.by_x), ("Y", peel.by_y)): warn_if_full(len(span.H), d, name)
-    warn_if_chance(epsilon, d, n)
+    warn_if_chance(epsilon, d, max(peel.n_x, len(peel.ids) - peel.n_x))
     return peel, n, d
 
-# %% ../nbs/02_maximum.ipynb #1287e3c2
+# %% ../nbs/02_maximum.ipynb #fc28d200
 def warn_if_chance(
     epsilon,  # in [0, 1)
     d,        # number of samples
-    n,        # neurons of both networks
+    n,        # live neurons of the layer that has more of them
 ):
     "Warn that an epsilon at or above the Gaussian chance level matches noise."
-    chance = chance_epsilon(d, max(n))
+    chance = chance_epsilon(d, n)
     if 0 < chance <= epsilon:
-        warnings.warn(f"epsilon = {epsilon:g} is at or above the Gaussian chance level {chance:.3f} for {max(n)} neurons and {d:,} samples: random neurons would "
-                      f"match as well. Use a smaller epsilon or more samples.", SubmatchWarning, stacklevel=4)
+        warn(f"epsilon = {epsilon:g} is at or above the Gaussian chance level {chance:.3f} for {n} neurons and {d:,} samples: random neurons would "
+             "match as well. Use a smaller epsilon or more samples.")
 
-# %% ../nbs/02_maximum.ipynb #0a38791a
+# %% ../nbs/02_maximum.ipynb #b9ed9be0
 def maximum_match(
     X,             # (d, n_x) activations of the first network, or the Moments of both
     Y=None,        # (d, n_y) activations of the second network on the same inputs
@@ -269,7 +268,8 @@ def maximum_match(
 ) -> Match:
     """The maximum match: the unique epsilon-approximate match that contains every other.
 
-    X is (d, n_x), Y is (d, n_y), or X is one `Moments` and epsilon goes by keyword. The same sets as `algorithm_1`, faster.
+    X is (d, n_x), Y is (d, n_y), or X is one `Moments` and epsilon goes by keyword. The same sets as `algorithm_1`, faster; from moments, which square the
+    condition number, only where residuals are well above 1e-8 times the condition number of the layer.
     Raises TypeError or ValueError for activations or an epsilon that cannot be right; warns (SubmatchWarning) where a span fills the space or epsilon
     is at or above chance. Source: Algorithm 1 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
@@ -292,11 +292,11 @@ def max_match_similarity(
     """
     return maximum_match(X, Y, epsilon, dead).similarity
 
-# %% ../nbs/02_maximum.ipynb #adf50d4a
+# %% ../nbs/02_maximum.ipynb #69af2d61
 class Profile:
     """The maximum match at every epsilon: the critical epsilon of each neuron.
 
-    `.x` (n_x,) and `.y` (n_y,) are the smallest epsilon at which each neuron is in the maximum match, infinite for a dead one; `.count` is the number of samples.
+    `.x` (n_x,) and `.y` (n_y,) are the smallest epsilon at which each neuron is in the maximum match, 1 for one that is in none, infinite for a dead one; `.count` is the number of samples.
     """
     def __init__(self,
         x,      # (n_x,) critical epsilon of each neuron of the first network
@@ -314,9 +314,14 @@ class Profile:
         return np.unique(self._sorted[np.isfinite(self._sorted)])
 
     @property
+    def live(self) -> int:
+        "Neurons that are not dead, in the network that has more of them: as many dimensions its span can have."
+        return max(int(np.isfinite(critical).sum()) for critical in (self.x, self.y))
+
+    @property
     def chance(self) -> float:
-        "Gaussian chance level for the larger of the two layers."
-        return chance_epsilon(self.count, max(len(self.x), len(self.y)))
+        "Gaussian chance level for so many live neurons."
+        return chance_epsilon(self.count, self.live)
 
     def similarity(self,
         epsilon,  # in [0, 1), a number or an array
@@ -333,7 +338,7 @@ class Profile:
         limit = within(check_epsilon(epsilon))
         return Match((self.x <= limit).nonzero()[0], (self.y <= limit).nonzero()[0], epsilon, len(self.x), len(self.y))
 
-# %% ../nbs/02_maximum.ipynb #80902d54
+# %% ../nbs/02_maximum.ipynb #3fbceb7b
 def epsilon_profile(
     X,       # (d, n_x) activations of the first network, or the Moments of both
     Y=None,  # (d, n_y) activations of the second network on the same inputs
@@ -343,7 +348,7 @@ def epsilon_profile(
 
     X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Critical values within `TOLERANCE` of each other count as one.
     Raises TypeError or ValueError for activations that cannot be right; warns (SubmatchWarning) where a span fills the space.
-    Source: the theorem above; for one epsilon, Algorithm 1 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
+    Source: theorem *the ε-profile*, chapter *Maximum match*; for one epsilon, Algorithm 1 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     peel, n, d = start(X, Y)
     critical = np.full(sum(n), np.inf if check_dead(dead) == "exclude" else 0.0)

@@ -135,7 +135,7 @@ def _seeds(
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: give a whole number from 0 up")
     return int(seed) * 100_003 + epoch
 
-# %% ../nbs/05_networks.ipynb #a23930e1
+# %% ../nbs/05_networks.ipynb #47c58a0e
 def build(
     architecture,   # a name in `ARCHITECTURES`, or torchvision/NAME for one of torchvision's, as it is
     classes=10,     # number of classes
@@ -144,11 +144,14 @@ def build(
     shape=None,     # of one image, (channels, height, width); None for 1 x 8 x 8 (digits) or 3 x 32 x 32
 ) -> nn.Module:
     "An untrained network. The same seed gives the same weights; the global random state stays as it was. Raises ValueError for a name it does not know."
+    if not width > 0: raise ValueError(f"width is {width}: give a number above 0")
     usual = (1, 8, 8) if str(architecture).startswith("digits-") else (3, 32, 32)
     wide = lambda n: max(1, round(n * width))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_seeds(seed, 0))
-        if str(architecture).startswith("torchvision/"): return _torchvision(architecture, classes, width)
+        if str(architecture).startswith("torchvision/"):
+            if shape and shape[0] != 3: raise ValueError(f"{architecture} takes images of 3 channels, not {shape[0]}: use an architecture for such images, or images in colour")
+            return _torchvision(architecture, classes, width)
         if architecture not in ARCHITECTURES: raise ValueError(_unknown(architecture))
         return _initialise(ARCHITECTURES[architecture](classes, shape or usual, wide))
 
@@ -315,7 +318,7 @@ def load_data(
     if not folder.is_dir(): raise FileNotFoundError(f"no data {str(name)!r}: give digits, cifar10, or a folder that exists, with train/CLASS/*.png and test/CLASS/*.png in it")
     return _folder(folder, split, size)
 
-# %% ../nbs/05_networks.ipynb #bdca84cc
+# %% ../nbs/05_networks.ipynb #473d3753
 @dataclass(frozen=True)
 class Recipe:
     "How to train; the defaults are the paper's."
@@ -326,7 +329,7 @@ class Recipe:
     decay: float = 5e-4     # weight decay
 
     def __post_init__(self):
-        if self.epochs < 0 or self.batch < 1 or self.rate <= 0: raise ValueError(f"{self}: epochs must be 0 or more, batch at least 1, rate above 0")
+        if self.epochs < 0 or self.batch < 1 or not 0 < self.rate < math.inf: raise ValueError(f"{self}: epochs must be 0 or more, batch at least 1, rate above 0")
 
     def rate_in(self, epoch):
         "The learning rate in epoch 1, 2, ..."

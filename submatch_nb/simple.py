@@ -175,7 +175,7 @@ def minimum_match(
     (_, ids), = search(peel, number, only(check_order(order, n), peel.left()), epsilon)
     return as_match(ids.cpu(), epsilon, n)
 
-# %% ../nbs/03_simple.ipynb #b5aaa413
+# %% ../nbs/03_simple.ipynb #1be9d694
 def is_unique(
     X,             # (d, n_x) activations of the first network, or the Moments of both
     Y=None,        # (d, n_y) activations of the second network on the same inputs
@@ -183,7 +183,7 @@ def is_unique(
     epsilon=None,  # in [0, 1)
     dead="exclude",  # a dead neuron is in no match; "literal": it is in any
 ) -> bool:
-    """Has v exactly one v-minimum match? Decided exactly, by the theorem above, without any assumption on angles.
+    """Has v exactly one v-minimum match? Decided exactly, by theorem *uniqueness* of chapter *Simple matches*.
 
     X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Raises as `minimum_match` does.
     Source: v-minimum match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); the test is this project's.
