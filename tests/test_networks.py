@@ -398,3 +398,17 @@ def test_divergence_names_epoch_and_remedy(digits, tmp_path):
 def test_three_channel_folder_trains(folder):
     trained = train("digits-vgg", folder, recipe=Recipe(2, 0.01, 4), progress=False)
     assert trained.model.conv1_1.conv.in_channels == 3 and trained.about["classes"] == 2 and trained.about["data"] == folder.name
+
+
+@pytest.mark.parametrize("width", [0, -1, float("nan")])
+def test_a_width_that_cannot_be(width):
+    with pytest.raises(ValueError, match="width is .* above 0"): build("digits-mlp", width=width)
+
+
+@pytest.mark.parametrize("rate", [0, float("nan"), float("inf")])
+def test_a_rate_that_cannot_be(rate):
+    with pytest.raises(ValueError, match="rate above 0"): Recipe(rate=rate)
+
+
+def test_torchvision_takes_images_in_colour():
+    with pytest.raises(ValueError, match="3 channels, not 1"): build("torchvision/resnet18", shape=(1, 8, 8))

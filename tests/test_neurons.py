@@ -10,6 +10,8 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 
 from instances import KINDS, MILD, exact_residual2, float_residual2, integer_layers, make
+from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
+from submatch_nb.simple import is_unique, simple_matches
 from submatch_nb.neurons import Moments, SubmatchWarning, chance_epsilon, load_tensors, residuals, save_tensors, unit, write_whole
 
 SEEDS = st.integers(0, 10**6)
@@ -324,3 +326,31 @@ def test_inputs_stay_as_they_were_and_are_not_shared():
     Y[:] = 0
     other = moments + Moments(X, before)
     assert torch.equal(moments.gram, gram) and torch.equal(other.gram, 2 * gram)
+
+
+# Warnings and files
+
+def test_warnings_point_at_the_line_that_asked():
+    "Here, however deep in the package they arise."
+    X, Y = np.random.default_rng(0).normal(size=(2, 5, 8))
+    for call in (lambda: residuals(X, Y), lambda: maximum_match(X, Y, 0.3), lambda: max_match_similarity(X, Y, 0.3), lambda: epsilon_profile(X, Y),
+                 lambda: simple_matches(X, Y, 0.3), lambda: is_unique(X, Y, ("x", 0), 0.3)):
+        with pytest.warns(SubmatchWarning, match=r"span all of R\^5") as caught: call()
+        assert {w.filename for w in caught} == {__file__}
+
+
+def test_dead_neurons_do_not_lower_the_chance_level():
+    X, Y = np.random.default_rng(0).normal(size=(2, 100, 40))
+    X[:, :20] = Y[:, :20] = 0
+    level = epsilon_profile(X, Y).chance
+    assert level == chance_epsilon(100, 20) > chance_epsilon(100, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maximum_match(X, Y, level - 0.01)
+    with pytest.warns(SubmatchWarning, match=f"chance level {level:.3f}"): maximum_match(X, Y, level)
+
+
+def test_files_have_the_mode_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    Moments(*make("gaussian", 0)).save(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
