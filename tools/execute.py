@@ -37,7 +37,8 @@ def execute(name):
     shell = CaptureShell(path.parent, mpl_format="png")
     shell.run_all(nb, exc_stop=True)
     if shell.exc: raise SystemExit(f"{name}: {shell.prettytb()}")
-    for cell in nb.cells: cell.pop("idx_", None)
+    nb = {k: nb[k] for k in ("cells", "metadata", "nbformat", "nbformat_minor")}  # what execnb adds stays out: indices, this machine's path
+    for cell in nb["cells"]: cell.pop("idx_", None)
     part = path.with_suffix(".part")
     nbformat.write(tidy(nbformat.from_dict(nb)), part)
     os.replace(part, path)
