@@ -18,9 +18,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .neurons import write_whole
+from .neurons import load_tensors, write_whole
 from .match import check_epsilon
-from .networks import ARCHITECTURES, build, load_checkpoint, load_data, recipe_for, train
+from .networks import ARCHITECTURES, build, load_checkpoint, load_data, recipe_for, train, untrained
 from .layers import KINDS
 from .comparison import EPSILONS, Comparison, compare
 
@@ -38,9 +38,7 @@ def _writable(
 # %% ../nbs/12_command_line.ipynb #4652cb18
 def _epoch_in(path) -> int:
     "How far a checkpoint has come; 0 where there is none."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load_checkpoint(path).about["epoch"] if path.exists() else 0
+    return load_tensors(path, "checkpoint")[1]["epoch"] if path.exists() else 0
 
 # %% ../nbs/12_command_line.ipynb #e14bbd44
 def _train_seeds(
@@ -80,13 +78,6 @@ def _terminal(
     blocks = [[heading, *pd.DataFrame(columns, table.index).rename_axis(None).to_string(index=not heading).split("\n")] for heading, columns in groups.items()]
     widths = [max(map(len, block)) for block in blocks]
     return "\n".join("   ".join(line.ljust(width) for line, width in zip(lines, widths)).rstrip() for lines in zip(*blocks))
-
-# %% ../nbs/12_command_line.ipynb #b42b297c
-def _before(
-    about,  # of a checkpoint
-):
-    "The network as it was before training."
-    return build(about["architecture"], about["classes"], about["seed"], about["width"], tuple(about["shape"]))
 
 # %% ../nbs/12_command_line.ipynb #3c3eb522
 def _suits(
@@ -133,7 +124,7 @@ def _report(
     "Compare two networks, and the same two untrained; print the table, save everything."
     images = _suits(a, b, images)
     comparison = compare(a.model, b.model, images, layers)
-    baseline = compare(_before(a.about), _before(b.about), images, layers)
+    baseline = compare(untrained(a.about), untrained(b.about), images, layers)
     table = comparison.table(epsilons, simple=simple, baseline=baseline)
     print("", _terminal(table, epsilons, simple), "", *_notes(table, images, seen), "", sep="\n")
     figure = comparison.plot(epsilons, baseline=baseline)

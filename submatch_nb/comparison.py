@@ -15,8 +15,8 @@ import torch
 
 from .neurons import COLORS, Moments, Sides, SubmatchWarning, load_tensors, save_tensors, warn
 from .maximum import Profile, epsilon_profile
-from .match import Match, check_epsilon
-from .simple import SimpleMatches, name_neuron, simple_matches
+from .match import check_epsilon
+from .simple import SimpleMatches, as_match, name_neuron, simple_matches
 from .layers import collect
 
 # %% ../nbs/07_comparison.ipynb #1b8d55fb
@@ -306,7 +306,7 @@ def _pack_simple(
 def _unpack_simple(mask, of, epsilon, n) -> SimpleMatches:
     "The inverse of `_pack_simple`."
     mask, found = mask.numpy(), {}
-    matches = [Match(m[:n.x].nonzero()[0], m[n.x:].nonzero()[0], epsilon, *n) for m in mask]
+    matches = [as_match(m.nonzero()[0], epsilon, n) for m in mask]
     for v, i in of.tolist(): found.setdefault(name_neuron(v, n), []).append(matches[i])
     return SimpleMatches(found, epsilon, n)
 

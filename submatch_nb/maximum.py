@@ -99,9 +99,9 @@ def sweep(
     L, failed = torch.linalg.cholesky_ex(span.H[rows][:, rows])
     if failed or (L.diagonal() ** 2 < SHRINK * span.first[rows]).any(): return False
     solve = lambda M: torch.linalg.solve_triangular(L, M[rows], upper=False)
-    V, U, W = solve(span.H), solve(span.C), solve(span.K)
+    V, U = solve(span.H), solve(span.C)  # the coefficients of the spare ones are 0 here, or they would have taken the place
     span.residual2 += U.square().sum(0)
-    for M, part in ((span.C, U), (span.K, W), (span.H, V)): M.addmm_(V.T, part, alpha=-1)
+    for M, part in ((span.C, U), (span.H, V)): M.addmm_(V.T, part, alpha=-1)
     for M in (span.C, span.K, span.H, span.H.T): M[rows] = 0
     span.first[rows] = 0
     return bool((span.H.diagonal() >= SHRINK * span.first).all())

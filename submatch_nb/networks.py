@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'CACHE', 'build', 'Images', 'jitter', 'Files', 'load_data', 'Recipe', 'recipe_for', 'predict',
-           'accuracy', 'Trained', 'load_checkpoint', 'train']
+           'accuracy', 'Trained', 'untrained', 'load_checkpoint', 'train']
 
 # %% ../nbs/05_networks.ipynb #4f9a37e2
 import math
@@ -426,6 +426,12 @@ def _resume(path, run, model, optimizer):
     return about
 
 # %% ../nbs/05_networks.ipynb #75dfec3e
+def untrained(
+    about,  # of a checkpoint
+) -> nn.Module:
+    "The network as it was before training."
+    return build(about["architecture"], about["classes"], about["seed"], about["width"], tuple(about["shape"]))
+
 def load_checkpoint(
     path,          # a file that `train` wrote
     model=None,    # a network to put the weights into; None builds the architecture that the file names
@@ -433,7 +439,7 @@ def load_checkpoint(
 ) -> Trained:
     "Load a trained network. Raises FileNotFoundError; ValueError for a damaged file or another architecture; warns where its run is not finished."
     tensors, about = load_tensors(path, "checkpoint")
-    if model is None: model = build(about["architecture"], about["classes"], about["seed"], about["width"], tuple(about["shape"]))
+    if model is None: model = untrained(about)
     _load_state(model, tensors, path)
     done, epochs = about["epoch"], about["recipe"]["epochs"]
     if done < epochs: warnings.warn(f"{path} is of an unfinished run, epoch {done} of {epochs}: train it on with the same settings", stacklevel=2)
