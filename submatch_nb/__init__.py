@@ -8,9 +8,10 @@ from .match import Match, is_match
 from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from .neurons import Moments, SubmatchWarning, chance_epsilon, residuals
 from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
+from .structure import are_unique, exact_simple_matches, independence_angle, necessary
 
 __all__ = [
-    "Comparison", "Match", "Moments", "Profile", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "capture",
-    "chance_epsilon", "collect", "compare", "epsilon_profile", "is_match", "is_unique", "max_match_similarity", "maximum_match",
-    "minimum_match", "residuals", "simple_matches",
+    "Comparison", "Match", "Moments", "Profile", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "are_unique", "capture",
+    "chance_epsilon", "collect", "compare", "epsilon_profile", "exact_simple_matches", "independence_angle", "is_match", "is_unique",
+    "max_match_similarity", "maximum_match", "minimum_match", "necessary", "residuals", "simple_matches",
 ]
