@@ -1,0 +1,189 @@
+"""Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive search: on hostile instances and bad input."""
+import warnings
+from itertools import combinations
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from scipy.linalg import subspace_angles
+
+from instances import KINDS, MILD, Oracle, between, float_residual2, make, neurons
+from submatch_nb import Moments, are_unique, exact_simple_matches, independence_angle, is_unique, maximum_match, necessary, simple_matches
+from submatch_nb.maximum import epsilon_profile
+from submatch_nb.simple import EXHAUSTIVE
+from submatch_nb.structure import dependency_graph, intersection_factor, plot_dependencies, reachable
+
+pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+SEEDS = st.integers(0, 10**6)
+
+
+def layered(seed, n=8, d=40):
+    "Independent neurons with a planted exact match: each y is a sparse mixture of x's, in shuffled order; a few neurons match nothing."
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(1, n + 1))
+    mix = np.triu(rng.choice([0, 0, 0, 1, -2], (k, k)), 1) + np.eye(k)
+    for i in range(0, k - 1, 3): mix[i + 1, i] = rng.choice([0, 1])
+    if np.linalg.cond(mix) > 1e3: mix = np.eye(k)
+    B = rng.normal(size=(d, k))
+    X, Y = (np.concatenate([Z, rng.normal(size=(d, int(rng.integers(0, 3))))], 1) for Z in (B, B @ mix))
+    return tuple(rng.permutation(Z * 10 ** rng.uniform(-3, 3, Z.shape[1]), axis=1) for Z in (X, Y))
+
+
+@settings(max_examples=60)
+@given(seed=SEEDS)
+def test_the_graph_gives_what_trying_every_subset_gives(seed):
+    X, Y = layered(seed)
+    found = exact_simple_matches(X, Y)
+    assert list(found.neurons) == list(maximum_match(X, Y, 0)) and len(found)
+    every = simple_matches(X, Y, 0, exhaustive=True)
+    for v in found.neurons: assert found.of(v) == every.of(v)
+    moments, swapped = exact_simple_matches(Moments(X, Y)), exact_simple_matches(Y, X)
+    assert set(found) == set(moments) == set(exact_simple_matches(torch.tensor(X), torch.tensor(Y)))
+    assert {neurons(m) for m in found} == {frozenset(("yx"["xy".index(s)], i) for s, i in m) for m in swapped}
+
+
+def test_no_exact_match():
+    rng = np.random.default_rng(0)
+    assert list(exact_simple_matches(rng.normal(size=(20, 3)), rng.normal(size=(20, 4)))) == []
+    assert list(exact_simple_matches(np.zeros((20, 3)), rng.normal(size=(20, 4)))) == []
+
+
+def test_reach_of_a_chain_and_a_cycle():
+    graph = nx.DiGraph([(0, 1), (1, 2), (2, 1), (2, 3), (4, 4)])
+    assert reachable(graph) == {0: {0, 1, 2, 3}, 1: {1, 2, 3}, 2: {1, 2, 3}, 3: {3}, 4: {4}}
+
+
+@pytest.mark.parametrize("moments", [False, True])
+@pytest.mark.parametrize("side, names", [("x", "[012]"), ("y", "[012]")])
+def test_dependent_neurons_are_named(moments, side, names):
+    "Only where they are in the match: the third neuron of a plane, on either side."
+    rng = np.random.default_rng(1)
+    B = rng.normal(size=(30, 2))
+    three, two, alone = B @ rng.normal(size=(2, 3)), B @ rng.normal(size=(2, 2)), rng.normal(size=(30, 1))
+    X, Y = (three, two) if side == "x" else (two, three)
+    first = (Moments(X, Y),) if moments else (X, Y)
+    with pytest.raises(ValueError, match=rf"linearly independent: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched neurons of {side}.*simple_matches\(X, Y, 0\)"):
+        exact_simple_matches(*first)
+    apart = np.hstack([X, alone, 2 * alone]), np.hstack([Y[:, :1], rng.normal(size=(30, 1))])  # dependent, and in no match
+    assert len(exact_simple_matches(*apart)) == len(maximum_match(*apart, 0)) == 0
+
+
+def test_more_matched_neurons_than_samples():
+    rng = np.random.default_rng(2)
+    with pytest.raises(ValueError, match="linearly independent: [xy]"): exact_simple_matches(rng.normal(size=(3, 5)), rng.normal(size=(3, 4)))
+
+
+def test_another_epsilon_is_refused():
+    X = np.eye(3)
+    with pytest.raises(ValueError, match=r"those at epsilon = 0, not 0\.3.*simple_matches"): exact_simple_matches(X, X, 0.3)
+    with pytest.raises(ValueError, match=r"neuron 1 is nan at sample 2"): exact_simple_matches(np.array([[1, 0], [0, 1], [0, np.nan]]), X)
+    with pytest.raises(ValueError, match="same inputs"): exact_simple_matches(X[:2], X)
+    with pytest.raises(TypeError, match="X holds the moments of both"): exact_simple_matches(Moments(X, X), 0.3)
+
+
+# The angle
+
+def by_enumeration(Z):
+    n = Z.shape[1]
+    parts = [list(p) for k in range(1, n) for p in combinations(range(n), k) if 0 in p]
+    return min(subspace_angles(Z[:, p], np.delete(Z, p, 1)).min() for p in parts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=4)
+@given(seed=SEEDS)
+def test_the_angle_is_a_lower_bound(kind, seed):
+    for Z in make(kind, seed):
+        Z = Z[:, Z.any(0)][:, :6]
+        if Z.shape[1] < 2: continue
+        Z = Z / np.linalg.norm(Z, axis=0)
+        bound = independence_angle(Z)
+        assert 0 <= bound <= np.pi / 2
+        if bound: assert bound <= by_enumeration(Z) + 1e-7
+        else: assert np.linalg.svd(Z, compute_uv=False)[-1] < 1e-12 or Z.shape[1] > len(Z)
+        assert np.isclose(independence_angle(Z * np.logspace(-3, 3, Z.shape[1])), bound, rtol=1e-6)
+
+
+def test_angles_that_are_known():
+    for degrees in (1e-3, 5, 45, 89, 90):
+        a = np.radians(degrees)
+        assert np.isclose(independence_angle(np.array([[1, np.cos(a)], [0, np.sin(a)]])), a, rtol=1e-6)
+    assert independence_angle(np.ones((4, 1))) == np.pi / 2
+    assert np.pi / 2 - 1e-12 < independence_angle(np.hstack([np.eye(4), np.zeros((4, 2))])) < np.pi / 2  # dead ones are left out, rounding taken off
+    assert independence_angle(np.ones((4, 2))) < 1e-7 and independence_angle(np.eye(3)[:, [0, 1, 2, 0]]) == 0
+    assert np.isclose(intersection_factor(np.pi / 6), 5) and intersection_factor(np.pi / 2) == 3 and intersection_factor(0) == np.inf
+
+
+def test_what_has_no_angle():
+    with pytest.raises(ValueError, match="every neuron is dead"): independence_angle(np.zeros((4, 2)))
+    with pytest.raises(TypeError, match="not an array of activations"): independence_angle(0.3)
+    for theta in (-0.1, 2, np.nan):
+        with pytest.raises(ValueError, match="theta is .*radians"): intersection_factor(theta)
+
+
+# Uniqueness of every neuron
+
+@pytest.mark.parametrize("kind", MILD)
+@settings(max_examples=3)
+@given(seed=SEEDS)
+def test_what_every_match_needs(kind, seed):
+    "N(v) is the intersection of all matches with v; unique where there is one v-minimum match."
+    X, Y = (Z[:, :4] for Z in make(kind, seed))
+    oracle = Oracle(X, Y, float_residual2)
+    for epsilon in list(between(epsilon_profile(X, Y).breakpoints, 1e-5))[:6]:
+        for first in ((X, Y), (Moments(X, Y),)):
+            need, unique = necessary(*first, epsilon=epsilon), are_unique(*first, epsilon=epsilon)
+            assert set(need) == set(unique) == oracle.maximum(epsilon**2)
+            for v in need:
+                assert neurons(need[v]) == frozenset.intersection(*(M for M in oracle.matches(epsilon**2) if v in M))
+                assert unique[v] == (len(oracle.minimal(v, epsilon**2)) == 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_at_once_is_one_by_one(kind):
+    X, Y = make(kind, 3)
+    for epsilon in (0, 0.1, 0.4):
+        unique = are_unique(X, Y, epsilon)
+        assert list(unique) == list(maximum_match(X, Y, epsilon))
+        assert unique == {v: is_unique(X, Y, v, epsilon) for v in unique}
+
+
+# Every v-minimum match
+
+def test_exhaustive_on_eight_and_eight_however_alike():
+    "The worst: all copies of one neuron, and all in one subspace of half as many dimensions."
+    rng = np.random.default_rng(0)
+    x = np.ones((20, 1)) @ np.ones((1, 8))
+    copies = simple_matches(x, x, 0, exhaustive=True)
+    assert len(copies) == 64 and all(len(copies.of(v)) == 8 for v in copies.neurons)
+    B = rng.normal(size=(20, 4))
+    found = simple_matches(B @ rng.normal(size=(4, 8)), B @ rng.normal(size=(4, 8)), 0, exhaustive=True)
+    # any four of one side with any four of the other
+    assert len(found) == 70 * 70 and all(len(found.of(v)) == 35 * 70 for v in found.neurons) and {len(m) for m in found} == {8}
+
+
+def test_exhaustive_is_refused_where_it_would_not_end():
+    x = np.ones((20, 1)) @ np.ones((1, EXHAUSTIVE + 1))
+    with pytest.raises(ValueError, match=rf"{EXHAUSTIVE + 1} \+ 2 neurons.*at most {EXHAUSTIVE} a side"): simple_matches(x, x[:, :2], 0, exhaustive=True)
+    with pytest.raises(ValueError, match="leave orders = 3 out"): simple_matches(x, x, 0, orders=3, exhaustive=True)
+    rng = np.random.default_rng(0)
+    many = simple_matches(np.hstack([x[:, :2], rng.normal(size=(20, 12))]), x[:, :2], 0, exhaustive=True)  # what counts is the match, not the layer
+    assert len(many) == 4
+
+
+def test_exhaustive_with_dead_neurons_read_literally():
+    X, Y = np.array([[1.0, 0], [1, 0]]), np.array([[2.0], [2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = simple_matches(X, Y, 0, dead="literal", exhaustive=True)
+    assert [neurons(m) for m in found.of(("x", 1))] == [{("x", 1)}] and [neurons(m) for m in found.of(("x", 0))] == [{("x", 0), ("y", 0)}]
+
+
+def test_the_graph_can_be_drawn():
+    X, Y = layered(5)
+    graph = dependency_graph(X, Y)
+    axis = plot_dependencies(graph, list(graph)[0])
+    assert len(axis.texts) >= len(graph)
+    axis.figure.clf()
