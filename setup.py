@@ -27,7 +27,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_name"] + "*"]),
-    include_package_data=True,
+    package_data={cfg["lib_name"]: ["assets/*"]},
     install_requires=requirements,
     extras_require={"lab": lab, "dev": lab + dev},
     entry_points={"console_scripts": [cfg["console_scripts"]]},

@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from .comparison import Comparison, compare
+from .explorer import explore, save_html
 from .layers import capture, collect
 from .match import Match, is_match
 from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
@@ -12,6 +13,6 @@ from .structure import are_unique, exact_simple_matches, independence_angle, nec
 
 __all__ = [
     "Comparison", "Match", "Moments", "Profile", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "are_unique", "capture",
-    "chance_epsilon", "collect", "compare", "epsilon_profile", "exact_simple_matches", "independence_angle", "is_match", "is_unique",
-    "max_match_similarity", "maximum_match", "minimum_match", "necessary", "residuals", "simple_matches",
+    "chance_epsilon", "collect", "compare", "epsilon_profile", "exact_simple_matches", "explore", "independence_angle", "is_match", "is_unique",
+    "max_match_similarity", "maximum_match", "minimum_match", "necessary", "residuals", "save_html", "simple_matches",
 ]

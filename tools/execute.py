@@ -33,7 +33,8 @@ def tidy(nb):
 
 def execute(name):
     print("running", name, flush=True)
-    path, nb = Path(name), read_nb(name)
+    path, nb = Path(name).resolve(), read_nb(name)
+    os.chdir(path.parent)  # as JupyterLab does
     shell = CaptureShell(path.parent, mpl_format="png")
     shell.run_all(nb, exc_stop=True)
     if shell.exc: raise SystemExit(f"{name}: {shell.prettytb()}")
