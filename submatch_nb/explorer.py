@@ -44,7 +44,7 @@ def drawn(
     if max(len(profile.x), len(profile.y)) <= WIDE: return matched
     return np.sort(np.random.default_rng(0).permutation(matched)[:SAMPLE])
 
-# %% ../nbs/08_explorer.ipynb #19da38b0
+# %% ../nbs/08_explorer.ipynb #8ec898ec
 def minimum_matches(
     moments,  # `Moments` of one layer
     group,    # numbers of neurons, the first network's first
@@ -55,9 +55,8 @@ def minimum_matches(
     left = peel.down_to(epsilon).left()
     group = torch.as_tensor(group, device=left.device)
     group = group[torch.isin(group, left)]
-    if not len(group): return {}
-    return {v: match for found, ids in search(peel, group, only(np.arange(sum(n)), left), epsilon)
-            for match in [as_match(ids.cpu(), epsilon, n)] for v in found.tolist()}
+    found = search(peel, group, only(np.arange(sum(n)), left), epsilon) if len(group) else ()
+    return dict(sorted((v, match) for agreeing, ids in found for match in [as_match(ids.cpu(), epsilon, n)] for v in agreeing.tolist()))
 
 # %% ../nbs/08_explorer.ipynb #958e986f
 def _smallest(
@@ -155,7 +154,7 @@ def check_layer(
     if layer not in comparison.profiles: raise KeyError(f"no layer {layer!r} in this comparison; its layers: {', '.join(comparison.layers)}")
     return layer
 
-# %% ../nbs/08_explorer.ipynb #9f682bc2
+# %% ../nbs/08_explorer.ipynb #8a6123a7
 @functools.cache
 def _widget():
     "The widget's class, made when it is first asked for. Raises ImportError where there is no anywidget."
@@ -167,7 +166,8 @@ def _widget():
         "The explorer of a comparison: read and set `.epsilon`, `.layer` and `.selected`, a neuron such as (\"x\", 3) or None."
         _esm, _css = asset("explorer.js").read_text("utf-8"), asset("explorer.css").read_text("utf-8")
         data = traitlets.Dict().tag(sync=True)
-        epsilon, layer, selected = (traitlets.Any().tag(sync=True) for _ in range(3))
+        epsilon, layer = (traitlets.TraitType(0).tag(sync=True) for _ in range(2))  # any value: the checks below say what is wrong with it
+        selected = traitlets.Any().tag(sync=True)
 
         def __init__(self, comparison, **state):
             self.comparison = comparison

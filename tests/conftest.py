@@ -1,5 +1,6 @@
 """One thread per worker, fixed examples, and `--slow` for what takes minutes."""
 import os
+import shutil
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.environ.setdefault(name, "1")
 
@@ -10,6 +11,46 @@ from hypothesis import HealthCheck, settings
 torch.set_num_threads(1)
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
 settings.load_profile("fixed")
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "A real browser with an empty profile; the tests that need one are skipped where there is none."
+    if not CHROMIUM: pytest.skip("no Chromium on this machine: install it (apt-get install chromium) to run the browser tests")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright to run the browser tests")
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser):
+    "open(url, width, scheme) -> a page without a network; what it asked for beyond its own files is in `.asked`, what went wrong in `.errors`."
+    contexts = []
+    def open(url, width=1200, scheme="light", **settings):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.asked, page.errors = [], []
+        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        page.goto(str(url) if "://" in str(url) else url.resolve().as_uri())
+        return page
+    yield open
+    for context in contexts: context.close()
+
+
+def serious(page):
+    "What axe finds serious or worse, as (rule, element)."
+    from axe_playwright_python.sync_playwright import Axe
+    found = Axe().run(page).response["violations"]
+    return [(violation["id"], node["html"][:120]) for violation in found if violation["impact"] in ("serious", "critical") for node in violation["nodes"]]
 
 
 def pytest_addoption(parser):

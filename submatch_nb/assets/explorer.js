@@ -70,9 +70,8 @@ function staircase(sorted, x, y) {
 }
 
 function render({ model, el }) {
-  const data = model.get("data"), layers = data.layers.map(() => null);
-  const layerAt = i => (layers[i] ??= unpack(data.layers[i]));
-  const current = () => layerAt(Math.max(0, data.layers.findIndex(l => l.name === model.get("layer"))));
+  const data = model.get("data"), layers = data.layers.map(unpack);
+  const current = () => layers.find(l => l.name === model.get("layer"));
   const choose = changes => { for (const [name, value] of Object.entries(changes)) model.set(name, value); model.save_changes(); };
   let over = null;                      // the neuron under the pointer or with the focus
   let cells = {}, lit = { x: 0, y: 0 }; // one element for each neuron, in order; how many are lit
@@ -160,16 +159,25 @@ function render({ model, el }) {
     const layer = current(), most = Math.max(layer.order.x.length, layer.order.y.length);
     for (const side of NETWORKS) {
       grids[side].style.setProperty("--size", `${most <= 64 ? 20 : most <= 128 ? 16 : most <= 256 ? 12 : most <= 600 ? 9 : 6}px`);
-      cells[side] = layer.order[side].map((index, place) => {
-        const critical = layer.critical[side][index];
-        const label = `${NAMES[side]}${index}, ${critical === Infinity ? "dead" : critical >= 1 ? "in no match" : `critical ε ${three(critical)}`}`;
-        const cell = element("span", { role: "option", "aria-label": label, "aria-selected": "false", tabindex: place ? -1 : 0, "data-neuron": index });
-        if (critical === Infinity) cell.className = "dead";
-        return cell;
+      const grid = grids[side], blank = element("span", { role: "option", "aria-selected": "false", tabindex: -1 });
+      while (grid.childElementCount > layer.order[side].length) grid.lastChild.remove();
+      while (grid.childElementCount < layer.order[side].length) grid.append(blank.cloneNode());
+      cells[side] = [...grid.children];
+      cells[side].forEach((cell, place) => {
+        const index = layer.order[side][place], critical = layer.critical[side][index];
+        cell.className = critical === Infinity ? "dead" : "";
+        cell.setAttribute("data-neuron", index);
+        cell.setAttribute("aria-label", `${NAMES[side]}${index}, ${critical === Infinity ? "dead" : critical >= 1 ? "in no match" : `critical ε ${three(critical)}`}`);
       });
-      grids[side].replaceChildren(...cells[side]);
       lit[side] = 0;
+      reach(side, 0);
     }
+  }
+
+  // The one neuron of a network that Tab reaches
+  function reach(side, place) {
+    grids[side].querySelector("[tabindex='0']")?.setAttribute("tabindex", -1);
+    cells[side][place].setAttribute("tabindex", 0);
   }
 
   // What changes with epsilon
@@ -184,7 +192,7 @@ function render({ model, el }) {
     marks[1].setAttribute("cx", plot.x(epsilon)); marks[1].setAttribute("cy", plot.y(share));
     curve.firstChild.textContent = `Share of the neurons of ${layer.name} that match, against ε: ${three(share)} at ε = ${shown(epsilon)}`;
     paper.forEach((button, i) => button.setAttribute("aria-pressed", data.epsilons[i] === epsilon));
-    const shares = data.layers.map((l, i) => similarity(layerAt(i), limit));
+    const shares = layers.map(l => similarity(l, limit));
     parts.forEach(({ column, share }, i) => {
       const tall = shares[i] * plot.depth.tall, l = data.layers[i];
       share.setAttribute("y", plot.depth.bottom - tall); share.setAttribute("height", tall);
@@ -251,7 +259,7 @@ function render({ model, el }) {
   function showLayer() {
     const layer = current();
     over = null;
-    menu.value = String(data.layers.indexOf(data.layers.find(l => l.name === layer.name)));
+    menu.value = String(layers.indexOf(layer));
     const n = [layer.order.x.length, layer.order.y.length];
     about.textContent = `${n[0]} + ${several(n[1], layer.kind)}, ${several(layer.count, "sample")}; chance level ε = ${three(layer.chance)}`;
     drawCurve(); drawDepth(); drawGrids(); showEpsilon();
@@ -292,10 +300,9 @@ function render({ model, el }) {
       else {
         const to = { ArrowRight: place + 1, ArrowLeft: place - 1, ArrowDown: place + row, ArrowUp: place - row, Home: 0, End: all.length - 1 }[event.key];
         if (to === undefined) return;
-        const next = all[Math.min(all.length - 1, Math.max(0, to))];
-        for (const cell of all) cell.tabIndex = -1;
-        next.tabIndex = 0;
-        next.focus();
+        const next = Math.min(all.length - 1, Math.max(0, to));
+        reach(side, next);
+        all[next].focus();
       }
       event.preventDefault();
     });

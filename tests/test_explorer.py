@@ -1,0 +1,405 @@
+"""The explorer: what travels to the page is what Python knows, and what the page shows is what Python says, in a real browser without a network."""
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from itertools import chain
+
+import numpy as np
+import pytest
+from conftest import serious
+
+from submatch_nb import Comparison, Match, Moments, Profile, minimum_match, residuals, save_html
+from submatch_nb.comparison import EPSILONS
+from submatch_nb.explorer import SAMPLE, WIDE, _first, asset, demo_comparison, drawn, fragment, pack
+from submatch_nb.maximum import TOLERANCE
+from submatch_nb.neurons import COLORS, Sides
+from submatch_nb.simple import SimpleMatches, name_neuron
+
+SLIDER = np.arange(1000) / 1000  # every position
+
+
+def layers(*shapes, d=300, seed=0):
+    "Moments of layers in which some neurons match well, some badly, some not; the last neuron of each network is dead."
+    rng, found = np.random.default_rng(seed), {}
+    for i, (n_x, n_y) in enumerate(shapes):
+        shared = rng.normal(size=(d, 3))
+        X, Y = (shared @ rng.normal(size=(3, n)) + rng.normal(size=(d, n)) * rng.choice([0.05, 0.3, 3], n) for n in (n_x, n_y))
+        X[:, -1] = Y[:, -1] = 0
+        found[f"layer{i}"] = Moments(X, Y)
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(): return Comparison.from_moments(layers((20, 14), (9, 11)))
+
+
+@pytest.fixture(scope="module")
+def hard():
+    "Critical values at, just below and just above positions of the slider, and at the limit that counts as at most epsilon."
+    at = SLIDER[[0, 1, 150, 299, 300, 500, 999]]
+    limit = np.maximum(at * (1 + TOLERANCE), TOLERANCE)
+    values = np.concatenate([at, limit, np.nextafter(limit, 2), np.nextafter(limit, 0), np.nextafter(at, 2), [1, np.inf, np.inf]])
+    rng = np.random.default_rng(0)
+    return Comparison({"tied": Profile(rng.permutation(values), rng.permutation(values), 5000), "other": Profile([0.2, np.inf], [0.1], 100)}, {"tied": "unit", "other": "unit"})
+
+
+def vgg16():
+    "As large as the paper's VGG-16: thirteen convolutions and two layers of 512, with smallest matches for a sample."
+    rng, profiles, simple = np.random.default_rng(0), {}, {e: {} for e in EPSILONS}
+    for i, n in enumerate((64, 64, 128, 128, *[256] * 3, *[512] * 8)):
+        profiles[f"layer{i}"] = p = Profile(rng.beta(2, 3, n), rng.beta(2, 3, n), 10_000)
+        for e in EPSILONS:
+            inside = p.match(e)
+            names = [v for v in (name_neuron(number, Sides(n, n)) for number in drawn(p)) if v in inside]
+            half = lambda indices: rng.permutation(indices)[:len(indices) // 2]
+            simple[e][f"layer{i}"] = SimpleMatches({v: [Match(half(inside.x), half(inside.y), e, n, n)] for v in names}, e, (n, n))
+    return Comparison(profiles, dict.fromkeys(profiles, "channel"), {}, simple)
+
+
+# What travels
+
+def unpacked(text): return np.frombuffer(b64decode(text), "<f8")
+
+
+def matches(packed, n):
+    "Number of a neuron -> the indices in its match, the first network's first."
+    masks = np.unpackbits(np.frombuffer(b64decode(packed["masks"]), np.uint8).reshape(-1, -(-n // 8)), axis=1, bitorder="little")[:, :n].astype(bool)
+    return {v: masks[i].nonzero()[0].tolist() for v, i in packed["of"]}
+
+
+def test_critical_values_travel_bit_for_bit(hard):
+    for packed, profile in zip(pack(hard)["layers"], hard.profiles.values()):
+        assert unpacked(packed["x"]).tobytes() == profile.x.tobytes() and unpacked(packed["y"]).tobytes() == profile.y.tobytes()
+
+
+def test_matches_travel(small):
+    for packed, (layer, moments) in zip(pack(small)["layers"], small.moments.items()):
+        profile, n = small.profiles[layer], moments.n_x + moments.n_y
+        assert [s["epsilon"] for s in packed["simple"]] == [e for e in EPSILONS if len(profile.match(e))]
+        for s in packed["simple"]:
+            found, inside = matches(s, n), profile.match(s["epsilon"])
+            assert sorted(found) == [*inside.x, *(inside.y + moments.n_x)]
+            for v, members in found.items():
+                match = minimum_match(moments, v=name_neuron(v, Sides(moments.n_x, moments.n_y)), epsilon=s["epsilon"])
+                assert members == [*match.x, *(match.y + moments.n_x)]
+
+
+def test_residuals_travel():
+    rng = np.random.default_rng(1)
+    X, Y = rng.normal(size=(80, 7)), rng.normal(size=(80, 9))
+    X[:, 3] = 0
+    packed, = pack(Comparison.from_moments({"layer": Moments(X, Y)}))["layers"]
+    plainly = residuals(X, Y)
+    plainly[3] = np.inf
+    assert np.allclose(unpacked(packed["residual"]["x"]), plainly, atol=1e-7) and np.allclose(unpacked(packed["residual"]["y"]), residuals(Y, X), atol=1e-7)
+
+
+def test_a_wide_layer_brings_a_sample(small):
+    n = WIDE + 1
+    comparison = Comparison.from_moments(layers((n, 20), (WIDE, 20)))
+    wide, narrow = pack(comparison)["layers"]
+    assert wide["sampled"] == SAMPLE and narrow["sampled"] == 0
+    everyone = [set(matches(p["simple"][-1], len(unpacked(p["x"])) + 20)) for p in (wide, narrow)]
+    profile = comparison.profiles["layer0"]
+    assert everyone[0] == set(drawn(profile)) and len(everyone[0]) == SAMPLE < (np.append(profile.x, profile.y) <= 0.5).sum()
+    assert len(everyone[1]) == len(comparison.profiles["layer1"].match(0.5))
+
+
+def test_a_saved_comparison_brings_what_was_found_before(small, tmp_path):
+    small.simple(0.3)
+    small.save(tmp_path / "c.safetensors")
+    before, after = pack(small)["layers"], pack(Comparison.load(tmp_path / "c.safetensors"))["layers"]
+    for a, b in zip(before, after):
+        assert [s for s in a["simple"] if s["epsilon"] == 0.3] == b["simple"] and (a["x"], a["y"]) == (b["x"], b["y"])
+
+
+def test_colors_are_those_of_the_figures():
+    css = asset("explorer.css").read_text()
+    assert {name: value for name, value in re.findall(r"--(\w+): light-dark\((#\w+),", css) if name in COLORS} == COLORS
+
+
+# The file
+
+def test_no_widget_library_is_needed(tmp_path):
+    code = f"""if True:
+        import sys
+        sys.modules |= dict.fromkeys(["anywidget", "ipywidgets", "IPython"])
+        from submatch_nb import explore, save_html
+        from submatch_nb.explorer import demo_comparison
+        save_html(demo_comparison(), {str(tmp_path / 'page.html')!r})
+        try: explore(demo_comparison())
+        except ImportError as error: print(error)"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "submatch_nb[lab]" in run.stdout and (tmp_path / "page.html").stat().st_size > 10_000
+
+
+def test_whole_or_not_at_all(small, tmp_path, monkeypatch):
+    page = tmp_path / "page.html"
+    page.write_text("before")
+    monkeypatch.setattr("pathlib.Path.write_text", lambda self, text, **_: (self.write_bytes(text[:100].encode()), (_ for _ in ()).throw(OSError(28, "No space left on device"))))
+    with pytest.raises(OSError, match="page.html"): save_html(small, page)
+    assert page.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("wrong, error, words", [({"layer": "fc9"}, KeyError, "fc9.*layer0, layer1"), ({"epsilon": 1}, ValueError, r"outside \[0, 1\)"), ({"epsilon": "a"}, TypeError, "'a'")])
+def test_bad_beginnings_are_named(small, tmp_path, wrong, error, words):
+    with pytest.raises(error, match=words): save_html(small, tmp_path / "page.html", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_begins_where_there_is_something_to_see():
+    profile = lambda value, count=1000: Profile([value, 0.9], [value], count)
+    comparison = Comparison({"none": profile(0.8), "full": profile(0.0, 2), "most": profile(0.1)}, dict.fromkeys(["none", "full", "most"], "unit"))
+    assert _first(comparison, None, 0.3)["layer"] == "most"
+
+
+# The widget, as Python sees it
+
+@pytest.fixture
+def widget(small):
+    pytest.importorskip("anywidget", reason="no anywidget: pip install 'submatch_nb[lab]'")
+    from submatch_nb import explore
+    return explore(small)
+
+
+def test_python_reads_and_sets(widget):
+    widget.epsilon, widget.layer = 0.123456789, "layer1"
+    widget.selected = ["y", 3]
+    assert (widget.epsilon, widget.layer, widget.selected) == (0.123456789, "layer1", ("y", 3))
+    widget.layer = "layer0"
+    assert widget.selected is None  # neuron 3 of another layer is another neuron
+    widget.epsilon = np.float32(0.25)
+    assert widget.epsilon == 0.25 and type(widget.epsilon) is float
+
+
+@pytest.mark.parametrize("name, value, error", [("epsilon", 1, ValueError), ("epsilon", None, TypeError), ("layer", "x", KeyError), ("selected", ("x", 99), IndexError), ("selected", 3, TypeError)])
+def test_python_is_told_what_cannot_be(widget, name, value, error):
+    before = getattr(widget, name)
+    with pytest.raises(error): setattr(widget, name, value)
+    assert getattr(widget, name) == before
+
+
+# The page, in a browser
+
+@pytest.fixture(scope="module")
+def page_of(tmp_path_factory):
+    "Save the explorer of a comparison; returns its path."
+    folder = tmp_path_factory.mktemp("pages")
+    def make(comparison, **options):
+        path = folder / f"{len(list(folder.iterdir()))}.html"
+        save_html(comparison, path, **options)
+        return path
+    return make
+
+
+SLIDE = """epsilon => { const slider = document.querySelector("input[type=range]"); slider.value = epsilon; slider.dispatchEvent(new Event("input")); }"""
+LIT = """() => [...document.querySelectorAll(".grid")].map(grid => [...grid.querySelectorAll(".lit")].map(cell => Number(cell.dataset.neuron)).sort((a, b) => a - b))"""
+PART = LIT.replace(".lit", ".part")
+SWEEP = f"() => Array.from({{ length: 1000 }}, (_, i) => {{ ({SLIDE})(i / 1000); return [({LIT})(), document.querySelector('.similarity b').textContent]; }})"
+
+
+def lit(page): return page.evaluate(LIT)
+def text(page): return page.locator(".submatch-explorer .detail").inner_text()
+def of(match): return [match.x.tolist(), match.y.tolist()]
+
+
+def differences(page, profile):
+    "Positions of the slider at which the page and Python disagree."
+    return [e for e, (found, share) in zip(SLIDER, page.evaluate(SWEEP)) if found != of(profile.match(e)) or abs(float(share) - profile.similarity(e)) > 0.000501]
+
+
+@pytest.mark.parametrize("which", ["hard", "demo"])
+def test_the_page_lights_what_python_matches(page_of, opened, hard, which):
+    comparison, layer = (hard, "tied") if which == "hard" else (demo_comparison(), "fc2.relu")
+    page = opened(page_of(comparison, layer=layer))
+    assert differences(page, comparison.profiles[layer]) == [] and page.errors == []
+
+
+def test_another_limit_would_be_noticed(page_of, opened, hard):
+    path = page_of(hard, layer="tied")
+    path.write_text(path.read_text().replace(f'"tolerance": {TOLERANCE}', '"tolerance": 0'))
+    assert len(differences(opened(path), hard.profiles["tied"])) >= 5
+
+
+def test_slider_by_keyboard(page_of, opened):
+    comparison = demo_comparison()
+    page = opened(page_of(comparison, layer="fc1.relu"))
+    slider = page.get_by_role("slider", name="Tolerance ε")
+    slider.focus()
+    for key, epsilon in [("ArrowRight", 0.305), ("ArrowLeft", 0.3), ("PageDown", 0.25), ("Shift+ArrowUp", 0.251), ("Home", 0), ("End", 0.999), ("ArrowRight", 0.999)]:
+        page.keyboard.press(key)
+        assert lit(page) == of(comparison.profiles["fc1.relu"].match(epsilon)), key
+        assert slider.get_attribute("aria-valuetext") == f"ε {epsilon:.3f}, similarity {comparison.profiles['fc1.relu'].similarity(epsilon):.3f}"
+    page.get_by_role("button", name="ε = 0.2", exact=True).click()
+    assert lit(page) == of(comparison.profiles["fc1.relu"].match(0.2)) and page.get_by_role("button", name="ε = 0.2", exact=True).get_attribute("aria-pressed") == "true"
+
+
+def test_drag_in_the_curve(page_of, opened):
+    comparison = demo_comparison()
+    page = opened(page_of(comparison, layer="fc1.relu"))
+    box = page.locator(".curve svg").bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 80)
+    page.mouse.up()
+    epsilon = page.get_by_role("slider").evaluate("slider => slider.valueAsNumber")
+    assert 0.4 < epsilon < 0.6 and lit(page) == of(comparison.profiles["fc1.relu"].match(epsilon))
+
+
+def test_layer_menu_and_strip(page_of, opened):
+    comparison = demo_comparison()
+    page = opened(page_of(comparison, layer="fc1.relu"))
+    page.locator(".grid span").first.click()
+    page.get_by_role("combobox", name="Layer").select_option(label="fc2.relu")
+    assert lit(page) == of(comparison.profiles["fc2.relu"].match(0.3)) and "64 + 64 units" in page.locator(".about").inner_text()
+    assert page.locator("[aria-selected=true]").count() == 0  # the neuron chosen before was another layer's
+    page.locator(".column").nth(2).click()
+    assert page.get_by_role("combobox").evaluate("menu => menu.selectedOptions[0].text") == "conv2_1.relu"
+    assert page.locator(".grid span").count() == 64 and page.errors == []
+
+
+def test_a_neuron_lights_its_match(page_of, opened, small):
+    page = opened(page_of(small, layer="layer0", epsilon=0.3))
+    profile, moments = small.profiles["layer0"], small.moments["layer0"]
+    for v in chain(profile.match(0.3), [("x", int(profile.x.argsort()[-2]))]):
+        page.locator(".grid").nth("xy".index(v[0])).locator(f"[data-neuron='{v[1]}']").hover()
+        name, critical = f"{'AB'['xy'.index(v[0])]}{v[1]}", getattr(profile, v[0])[v[1]]
+        assert name in text(page) and f"{critical:.3f}" in text(page) and "residual" in text(page)
+        expected = of(minimum_match(moments, v=v, epsilon=0.3)) if critical <= 0.3 else [[], []]
+        assert page.evaluate(PART) == expected
+    page.mouse.move(1, 1)
+    assert page.evaluate(PART) == [[], []] and "Point at a neuron" in text(page)
+
+
+def test_a_match_is_that_of_the_stored_epsilon_below(page_of, opened, small):
+    page = opened(page_of(small, layer="layer0", epsilon=0.3))
+    v = small.profiles["layer0"].match(0.15).x[0]
+    page.locator(".grid").first.locator(f"[data-neuron='{v}']").click()
+    for epsilon, stored in [(0.149, None), (0.15, 0.15), (0.199, 0.15), (0.27, 0.25), (0.999, 0.5)]:
+        page.evaluate(SLIDE, epsilon)
+        assert page.evaluate(PART) == (of(minimum_match(small.moments["layer0"], v=("x", v), epsilon=stored)) if stored else [[], []])
+        assert (f"minimal at ε = {stored}" if stored else "stored from ε = 0.15 on") in text(page)
+
+
+def test_neurons_by_keyboard(page_of, opened):
+    page = opened(page_of(demo_comparison(), layer="fc1.relu"))
+    grid = page.get_by_role("listbox", name="Neurons of network A")
+    order = grid.evaluate("grid => [...grid.children].map(cell => Number(cell.dataset.neuron))")
+    critical = demo_comparison().profiles["fc1.relu"].x
+    assert (np.diff(np.minimum(critical[order], 2)) >= 0).all()
+    page.get_by_role("button", name="ε = 0.5", exact=True).focus()
+    for key, place in [("Tab", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("End", 127), ("ArrowRight", 127), ("Home", 0)]:
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.dataset.neuron") == str(order[place]) and f"A{order[place]} " in text(page)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.offsetTop > document.querySelector('.grid span').offsetTop && document.activeElement.offsetLeft === document.querySelector('.grid span').offsetLeft")
+    page.keyboard.press("Enter")
+    assert page.locator("[aria-selected=true]").count() == 1
+    page.keyboard.press("Tab")  # on to network B: the neuron kept is not forgotten, the one in focus is shown
+    assert text(page).startswith("B") and page.locator("[aria-selected=true]").count() == 1
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Escape")
+    assert page.locator("[aria-selected=true]").count() == 0
+
+
+def test_says_what_means_nothing(page_of, opened):
+    full, some = Profile([0.0, 0.0], [0.0, 0.0], 2), Profile([0.5, 0.9], [0.5, np.inf], 4)
+    page = opened(page_of(Comparison({"full": full, "some": some}, {"full": "unit", "some": "unit"}), layer="full"))
+    assert "no more samples than neurons" in text(page) and page.locator(".column.hollow").count() == 1
+    page.get_by_role("combobox").select_option(label="some")
+    assert "chance" not in text(page)
+    page.evaluate(SLIDE, 0.9)
+    assert "random neurons would match as well" in text(page) and page.locator(".column.hollow").count() == 2
+    page.locator(".dead").hover()
+    assert text(page) == "B1 is dead: 0 on every sample, and in no match."
+
+
+HOSTILE = ["<img src=x onerror=window.ran=1>", "</script><script>window.ran=1</script>", "a'\"&<b>c", "\u2028 ]]> <!-- ${ran}", "__proto__"]
+
+def hostile():
+    return Comparison({name: Profile([0.1, 0.2], [0.1], 50) for name in HOSTILE}, dict.fromkeys(HOSTILE, "<img src=x onerror=window.ran=2>"))
+
+
+def injected(page):
+    "Whether anything in the names ran or became an element."
+    for name in HOSTILE:
+        page.get_by_role("combobox").select_option(label=name) if page.get_by_role("combobox").locator("option", has_text=name).count() else None
+        page.locator(".grid span").first.hover()
+    page.wait_for_timeout(200)
+    return page.evaluate("[window.ran, document.querySelectorAll('.submatch-explorer img, .submatch-explorer script, .submatch-explorer .body b b').length]") != [None, 0]
+
+
+def test_names_are_shown_and_not_run(page_of, opened):
+    page = opened(page_of(hostile(), title=HOSTILE[0] + HOSTILE[1]))
+    assert not injected(page) and page.errors == []
+    assert page.locator("option").all_inner_texts() == [name for name in HOSTILE] and page.locator("h1").inner_text() == HOSTILE[0] + HOSTILE[1]
+    assert "<img src=x onerror=window.ran=2>" in page.locator(".about").inner_text()
+
+
+def test_names_that_ran_would_be_noticed(page_of, opened):
+    path = page_of(hostile())
+    before = path.read_text()
+    path.write_text(before.replace("about.textContent =", "about.innerHTML ="))
+    assert path.read_text() != before and injected(opened(path))
+
+
+def test_nothing_is_asked_for(page_of, opened):
+    page = opened(page_of(demo_comparison()))
+    page.evaluate(SLIDE, 0.5)
+    page.locator(".grid span").first.click()
+    assert page.asked == [] and page.errors == []
+
+
+@pytest.mark.parametrize("policy, word", [(True, "Content Security Policy"), (False, "ERR_INTERNET_DISCONNECTED")])
+def test_a_request_would_be_noticed(page_of, opened, policy, word):
+    path = page_of(demo_comparison())
+    text = path.read_text().replace("<footer>", '<img src="https://example.com/x.png" alt=""><footer>')
+    path.write_text(text if policy else re.sub("<meta http-equiv.*", "", text))
+    page = opened(path)
+    page.wait_for_timeout(300)
+    assert page.asked == ["https://example.com/x.png"] and word in page.errors[0]  # the page's own policy stops it before the network does
+
+
+@pytest.mark.parametrize("width, scheme", [(1400, "light"), (900, "dark"), (390, "light"), (390, "dark")])
+def test_accessible(page_of, opened, width, scheme):
+    page = opened(page_of(demo_comparison(), layer="fc1.relu"), width, scheme)
+    assert serious(page) == []
+    page.locator(".grid span").nth(5).click()
+    assert serious(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    dark = page.evaluate("getComputedStyle(document.querySelector('.submatch-explorer')).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == "dark")
+
+
+def test_a_missing_label_would_be_noticed(page_of, opened):
+    path = page_of(demo_comparison())
+    path.write_text(path.read_text().replace('"aria-label": "Tolerance ε", ', ""))
+    assert "label" in dict(serious(opened(path)))
+
+
+def test_several_on_a_page(opened, tmp_path, small):
+    state = {"epsilon": 0.3, "selected": None}
+    page = tmp_path / "two.html"
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>Two</title>{fragment(pack(small), {'layer': 'layer0', **state})}{fragment(pack(small), {'layer': 'layer1', **state})}")
+    page = opened(page)
+    page.locator("input[type=range]").first.fill("0")
+    assert page.locator(".submatch-explorer").count() == 2 and page.errors == []
+    assert page.locator(".number:first-of-type b").all_inner_texts()[0] == "0.000" and page.locator(".top").nth(1).locator("b").first.inner_text() == "0.300"
+
+
+TIME = """value => { const times = [];
+    const clock = act => { const start = performance.now(); act(); document.body.getBoundingClientRect(); getComputedStyle(document.querySelector(".grid span:last-child")).color; times.push(performance.now() - start); };
+    const slider = document.querySelector("input[type=range]"), menu = document.querySelector("select"), cells = document.querySelectorAll(".grid span");
+    if (value === "slider") for (let i = 0; i < 40; i++) clock(() => { slider.value = (i * 37 % 100) / 100; slider.dispatchEvent(new Event("input")); });
+    if (value === "neuron") for (let i = 0; i < 40; i++) clock(() => cells[i * 25].dispatchEvent(new PointerEvent("pointerover", { bubbles: true })));
+    if (value === "menu") for (let i = 0; i < 15; i++) clock(() => { menu.value = i; menu.dispatchEvent(new Event("change")); });
+    return times.sort((a, b) => a - b); }"""
+
+@pytest.mark.parametrize("what", ["slider", "neuron", "menu"])
+def test_redraws_a_vgg16_in_under_50_ms(page_of, opened, what):
+    page = opened(page_of(vgg16(), layer="layer14"), 1400)
+    times = page.evaluate(TIME, what)
+    print(f"\n{what}: median {np.median(times):.1f} ms, slowest {max(times):.1f} ms of {len(times)}")
+    assert np.median(times) < 50
