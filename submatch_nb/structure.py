@@ -32,14 +32,16 @@ def needs(
     distance = 1 / inverse.norm(dim=1)
     return (inverse @ (Q.T @ others)).abs().T * distance, distance
 
-# %% ../nbs/04_structure.ipynb #3d237461
+# %% ../nbs/04_structure.ipynb #0b818587
 def _check_independent(distance, zero, names):
     "Raises ValueError where a neuron depends on the others of its side."
     worst = int(distance.nan_to_num(nan=0.0).argmin()) if len(distance) else 0
     if len(distance) and not distance[worst] ** 2 > zero:
         side, index = names[worst]
-        raise ValueError(f"exact simple matches are read off coefficients, which are unique only if the matched neurons of each network are linearly independent: {side}{index} is only "
-                         f"{float(distance[worst].nan_to_num(nan=0.0)):.1e} of its length away from the span of the other {len(distance) - 1} matched neurons of {side}. Leave it out, or use simple_matches(X, Y, 0)")
+        raise ValueError("exact simple matches are read off coefficients, which are unique only if the matched neurons "
+                         f"of each network are linearly independent: {side}{index} is only {float(distance[worst].nan_to_num(nan=0.0)):.1e} "
+                         f"of its length away from the span of the other {len(distance) - 1} matched neurons of {side}. "
+                         "Leave it out, or use simple_matches(X, Y, 0)")
 
 def dependency_graph(
     X,       # (d, n_x) activations of the first network, or the Moments of both
@@ -47,7 +49,8 @@ def dependency_graph(
 ) -> nx.DiGraph:  # nodes ("x", i) and ("y", j)
     """Who needs whom in the maximum exact match: an arrow v -> u where the coefficient of u in v is not 0.
 
-    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Dead neurons are in no match. Raises ValueError where the matched neurons of a side are linearly dependent.
+    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Dead neurons are in no match.
+    Raises ValueError where the matched neurons of a side are linearly dependent.
     Source: the exact case of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); the graph is this project's.
     """
     peel, n, _ = start(X, Y)
@@ -70,7 +73,7 @@ def reachable(
         reach[part] = set(parts.nodes[part]["members"]).union(*(reach[after] for after in parts.successors(part)))
     return {v: reach[part] for v, part in parts.graph["mapping"].items()}
 
-# %% ../nbs/04_structure.ipynb #b163e388
+# %% ../nbs/04_structure.ipynb #40b1e881
 def exact_simple_matches(
     X,          # (d, n_x) activations of the first network, or the Moments of both
     Y=None,     # (d, n_y) activations of the second network on the same inputs
@@ -78,16 +81,19 @@ def exact_simple_matches(
 ) -> SimpleMatches:
     """The v-minimum match, at epsilon = 0, of every neuron v of the maximum match: unique, and all from one graph.
 
-    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Dead neurons are in no match. O(n^3). Raises ValueError where the matched neurons of a side are linearly dependent
-    (then a v-minimum match need not be unique: `simple_matches` finds some), and for an epsilon other than 0. Raises and warns as `maximum_match` does.
-    Source: simple match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); theorem *exact simple matches* of chapter *Structure*.
+    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Dead neurons are in no match. O(n^3).
+    Raises ValueError where the matched neurons of a side are linearly dependent (then a v-minimum match need not be unique:
+    `simple_matches` finds some), and for an epsilon other than 0. Raises and warns as `maximum_match` does.
+    Source: simple match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); theorem *exact simple matches*, chapter *Structure*.
     """
-    if epsilon != 0: raise ValueError(f"exact simple matches are those at epsilon = 0, not {epsilon!r}: above 0 they need not be unique; use simple_matches(X, Y, epsilon={epsilon!r})")
+    if epsilon != 0:
+        raise ValueError(f"exact simple matches are those at epsilon = 0, not {epsilon!r}: above 0 they need not be unique; "
+                         f"use simple_matches(X, Y, epsilon={epsilon!r})")
     graph = dependency_graph(X, Y)
     n, reach = graph.graph["n"], reachable(graph)
     return SimpleMatches({v: [as_match([check_neuron(u, n) for u in reach[v]], 0, n)] for v in graph}, 0, n)
 
-# %% ../nbs/04_structure.ipynb #1b80ab3b
+# %% ../nbs/04_structure.ipynb #474c498b
 def plot_dependencies(
     graph,   # of `dependency_graph`
     v=None,  # light what this neuron reaches; None: everything
@@ -98,27 +104,30 @@ def plot_dependencies(
     at = {(side, i): (i, -"xy".index(side)) for side, i in graph}
     part = nx.condensation(graph).graph["mapping"]
     lit = set(graph) if v is None else nx.descendants(graph, v) | {v}
-    nx.draw_networkx_edges(graph.subgraph(lit), at, ax=axis, node_size=520, edge_color=COLORS["ink"], width=1.1, connectionstyle="arc3,rad=0.08")
-    nx.draw_networkx_nodes(graph, at, ax=axis, node_size=520, linewidths=1.6, edgecolors=[COLORS["a" if side == "x" else "b"] for side, _ in graph],
+    nx.draw_networkx_edges(graph.subgraph(lit), at, ax=axis, node_size=520, edge_color=COLORS["ink"], connectionstyle="arc3,rad=0.08")
+    nx.draw_networkx_nodes(graph, at, ax=axis, node_size=520, linewidths=1.6,
+                           edgecolors=[COLORS["a" if side == "x" else "b"] for side, _ in graph],
                            node_color=[plt.cm.Pastel1(part[u] % 9) if u in lit else "white" for u in graph])
     nx.draw_networkx_labels(graph, at, {u: "%s%d" % u for u in graph}, ax=axis, font_size=10, font_color=COLORS["ink"])
     axis.margins(.12, .3)
     axis.set_axis_off()
     return axis
 
-# %% ../nbs/04_structure.ipynb #e05c73a2
+# %% ../nbs/04_structure.ipynb #10c56fc8
 def independence_angle(
     X,  # (d, n) activations of one network
 ) -> float:  # radians, in [0, pi/2]
     """A certified lower bound on the angle theta for which the neurons are theta-strongly linearly independent.
 
-    X is (d, n). Returns 2 arctan(smallest / largest singular value) of the neurons scaled to length 1, less what rounding can hide; 0 where it cannot tell them from dependent ones,
-    pi/2 for a single neuron. Dead neurons are left out. Loose for wide layers. Raises as `residuals` does, and ValueError where every neuron is dead.
+    X is (d, n). Returns 2 arctan(smallest / largest singular value) of the neurons scaled to length 1, less what rounding can hide;
+    0 where it cannot tell them from dependent ones, pi/2 for a single neuron. Dead neurons are left out. Loose for wide layers.
+    Raises as `residuals` does, and ValueError where every neuron is dead.
     Source: theta-strong linear independence of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); Wielandt's inequality, chapter *Structure*.
     """
     Z = unit(activations(X))
     Z = Z[:, (Z != 0).any(0)]
-    if Z.shape[1] == 0: raise ValueError("X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors")
+    if Z.shape[1] == 0:
+        raise ValueError("X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors")
     if Z.shape[1] == 1: return math.pi / 2
     if len(Z) < Z.shape[1]: return 0.0
     values = torch.linalg.svdvals(Z)
@@ -159,7 +168,7 @@ def _necessary(
         for v in left[~torch.isin(left, stay)].tolist(): need[v].add(u)
     return need
 
-# %% ../nbs/04_structure.ipynb #7ee77502
+# %% ../nbs/04_structure.ipynb #4928fd2d
 def necessary(
     X,             # (d, n_x) activations of the first network, or the Moments of both
     Y=None,        # (d, n_y) activations of the second network on the same inputs
@@ -167,13 +176,15 @@ def necessary(
 ) -> dict:  # v -> Match, for every v of the maximum match
     """N(v) for every neuron of the maximum match: the neurons that every match with v contains, v among them.
 
-    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. N(v) is an intersection of matches and need not be a match. Dead neurons are in no match. Raises and warns as `maximum_match` does.
+    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. N(v) is an intersection of matches and need not be a match.
+    Dead neurons are in no match. Raises and warns as `maximum_match` does.
     Source: theorem *uniqueness* of chapter *Simple matches*, for the v-minimum match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     peel, n, _ = start(X, Y, epsilon)
-    return {name_neuron(v, n): as_match(sorted(need), epsilon, n) for v, need in _necessary(peel.down_to(epsilon), epsilon).items()}
+    need = _necessary(peel.down_to(epsilon), epsilon)
+    return {name_neuron(v, n): as_match(sorted(need[v]), epsilon, n) for v in need}
 
-# %% ../nbs/04_structure.ipynb #685541d0
+# %% ../nbs/04_structure.ipynb #5bbadb6b
 def are_unique(
     X,             # (d, n_x) activations of the first network, or the Moments of both
     Y=None,        # (d, n_y) activations of the second network on the same inputs
@@ -181,10 +192,12 @@ def are_unique(
 ) -> dict:  # v -> bool, for every v of the maximum match
     """`is_unique` of every neuron of the maximum match: has it exactly one v-minimum match?
 
-    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Two maximum matches for each neuron. Dead neurons are in no match. Raises and warns as `maximum_match` does.
+    X is (d, n_x), Y is (d, n_y), or X is one `Moments`. Two maximum matches for each neuron. Dead neurons are in no match.
+    Raises and warns as `maximum_match` does.
     Source: theorem *uniqueness* of chapter *Simple matches*, for the v-minimum match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     peel, n, _ = start(X, Y, epsilon)
     left = peel.down_to(epsilon).left()
-    others = lambda need: left[~torch.isin(left, torch.tensor(sorted(need), device=left.device))]
-    return {name_neuron(v, n): v in _dropped(peel, others(need), epsilon).tolist() for v, need in _necessary(peel, epsilon).items()}
+    need = _necessary(peel, epsilon)
+    others = lambda v: left[~torch.isin(left, torch.tensor(sorted(need[v]), device=left.device))]
+    return {name_neuron(v, n): v in _dropped(peel, others(v), epsilon).tolist() for v in need}

@@ -33,9 +33,9 @@ def tidy(nb):
 
 def execute(name):
     print("running", name, flush=True)
-    path, nb = Path(name).resolve(), read_nb(name)
-    os.chdir(path.parent)  # as JupyterLab does
-    shell = CaptureShell(path.parent, mpl_format="png")
+    path = Path(name).resolve()
+    os.chdir(path.parent)  # as Jupyter and nbdev_test do
+    nb, shell = read_nb(path), CaptureShell(path.parent, mpl_format="png")
     shell.run_all(nb, exc_stop=True)
     if shell.exc: raise SystemExit(f"{name}: {shell.prettytb()}")
     nb = {k: nb[k] for k in ("cells", "metadata", "nbformat", "nbformat_minor")}  # what execnb adds stays out: indices, this machine's path
