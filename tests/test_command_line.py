@@ -58,7 +58,7 @@ def networks(demo):
 def test_demo_writes_what_it_says(demo):
     run, out = demo
     assert sorted(p.name for p in out.iterdir()) == ["comparison.safetensors", "digits-vgg-seed0.safetensors", "digits-vgg-seed1.safetensors",
-                                                     "similarity.png", "table.csv", "untrained.safetensors"]
+                                                     "explorer.html", "similarity.png", "table.csv", "untrained.safetensors"]
     width, height = Image.open(out / "similarity.png").size
     assert 400 < width < 1000 and 250 < height < 800
     assert "Traceback" not in run.stderr and "1,797 of digits; 1,437 of them seen in training, 360 held out" in run.stdout
@@ -264,3 +264,20 @@ def test_checkpoint_of_another_run(files, trained, folder, capsys):
     before = Path(trained[0]).read_bytes()
     assert main(f"train --data {folder} --arch digits-vgg --seeds 3 --epochs 4 --rate 0.02 --batch 16 --out {out}".split()) == 2
     assert "epochs 3, not 4" in capsys.readouterr().err and Path(trained[0]).read_bytes() == before
+
+
+# The explorer
+
+def test_explore(demo, tmp_path, capsys):
+    out = tmp_path / "new" / "page.html"
+    assert main(["explore", str(demo[1] / "comparison.safetensors"), "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out and "fc1.relu" in out.read_text()
+    copy = tmp_path / "mine.safetensors"
+    copy.write_bytes((demo[1] / "comparison.safetensors").read_bytes())
+    assert main(["explore", str(copy)]) == 0 and (tmp_path / "mine.html").read_text() == out.read_text()
+
+
+@pytest.mark.parametrize("name, words", [("none.safetensors", "no such file"), ("digits-vgg-seed0.safetensors", "not a submatch comparison")])
+def test_explore_says_what_is_wrong(demo, tmp_path, capsys, name, words):
+    assert main(["explore", str(demo[1] / name), "--out", str(tmp_path / "page.html")]) == 2
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
