@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lab bench export readme paper check clean
+.PHONY: help demo test lab docs bench export readme paper data check clean
 help:           ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -17,6 +17,10 @@ test: .venv/.dev       ## run every notebook, then the tests
 lab: .venv/.dev        ## open the paper in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
 
+docs: .venv/.dev       ## make the site in _docs from the notebooks and their stored outputs
+	PYTHONPATH=. $(BIN)/sphinx-build -W --keep-going -E -q -c docs nbs _docs
+	@echo "Open _docs/index.html in a browser"
+
 bench: .venv/.dev      ## time the fast paths against the plain ones
 	$(BIN)/python tests/bench.py
 
@@ -28,6 +32,10 @@ readme: .venv/.dev     ## write README.md from nbs/index.ipynb
 
 paper: .venv/.dev      ## run every notebook in place and store its outputs
 	$(BIN)/python tools/execute.py nbs/*.ipynb
+
+data: .venv/.dev       ## compare the networks of `make demo` again, for the explorer that comes with the package
+	$(BIN)/submatch demo --out runs/demo
+	$(BIN)/python tools/data.py
 
 check: .venv/.dev      ## the export and the README are in step with the notebooks
 	$(BIN)/python tools/readme.py --check

@@ -6,6 +6,7 @@ A notebook stays what it is, and readable anywhere; what only the site can do is
 - a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other sliders say that they need one.
 """
 import ast
+import functools
 import html
 import json
 import re
@@ -26,11 +27,13 @@ KEYS = {"Wang et al. 2018": "wang2018", "Kornblith et al. 2019": "kornblith2019"
 
 def notebooks(): return sorted(NBS.glob("[0-9]*.ipynb"))
 
+@functools.cache
 def statements():
     "(kind, title) -> label of every statement in every chapter."
     text = "\n".join(cell.source for path in notebooks() for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
     return {(kind, title.strip().lower()): label for kind, title, label in STATEMENT.findall(text)}
 
+@functools.cache
 def chapters():
     "Title -> name of the file."
     return {nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ").strip(): path.stem for path in notebooks()}
@@ -51,6 +54,7 @@ def linked(text, role, labels):
 
 def prose(source, labels):
     "A markdown cell, its mentions linked; code, formulas and headings stay as they are."
+    source = re.sub(r"^(:::\{prf:.*) \((Wang et al\. 2018)\)$", lambda m: f"{m[1]}, {{cite:alp}}`{KEYS[m[2]]}`", source, flags=re.MULTILINE)
     parts = re.split(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|^#+ .*$|^:::\{.*$)", source, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if i % 2 else linked(part, lambda name, target: f"{{{name}}}`{target}`", labels) for i, part in enumerate(parts))
 
@@ -88,10 +92,15 @@ def exported(cell, code, module, patched):
     names, methods = defined(code)
     found = list(entries(module, names, methods, patched))
     if found: yield nbformat.v4.new_markdown_cell("```{eval-rst}\n" + "\n\n".join(found) + "\n```")
-    shown = ", ".join(f"{name}" for name in [*names, *(f"{cls}.{name}" for cls, name in methods)])
     cell.source = code
-    cell.metadata = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Source: {shown or 'imports'}", "code_prompt_hide": f"Source: {shown or 'imports'}"}}
+    fold(cell, ", ".join([*names, *(f"{cls}.{name}" for cls, name in methods)]) or "imports")
     yield cell
+
+def fold(cell, what): cell.metadata = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Source: {what}", "code_prompt_hide": f"Source: {what}"}}
+
+def imports(code):
+    "Whether a cell does nothing but import."
+    return not re.search(r"^[!%]", code, re.MULTILINE) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body)
 
 def explorer(code):
     "Run a cell that ends in an explorer; it as a piece of a page."
@@ -121,6 +130,7 @@ def converted(nb, labels, name, cfg):
         elif found & {"export", "exporti"}: yield from exported(cell, code, module, patched)
         else:
             cell.source = code.lstrip("\n")
+            if imports(cell.source): fold(cell, "imports")
             if "explorer" in found: cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": explorer(code), "text/plain": "the explorer"})]
             elif re.search(r"\binteract\(", code) and not cell.outputs: cell.outputs = [note("This slider needs a kernel: run this chapter, as its first lines say, to move it.")]
             yield cell
@@ -128,7 +138,7 @@ def converted(nb, labels, name, cfg):
 def run_this(name, cfg):
     "How to run a chapter."
     url = REPOSITORY.format(name=name, **cfg)
-    return (f":::{{admonition}} Run this chapter\n:class: tip dropdown run-this\n\n{{download}}`Download the notebook <{name}.ipynb>` and open it in JupyterLab, with the package and its extra `lab` installed, "
+    return (f":::{{admonition}} Run this chapter\n:class: run-this\n:collapsible: closed\n\n{{download}}`Download the notebook <{name}.ipynb>` and open it in JupyterLab, with the package and its extra `lab` installed, "
             f"or [open it in Colab]({url}). In a checkout, `make lab` installs all that it takes and opens the paper. Outputs shown here are stored in the notebook; `make test` runs every chapter.\n:::")
 
 
@@ -143,6 +153,7 @@ def read(app, docname, source):
     labels = statements()
     nb.cells = list(converted(nb, labels, path.stem, {key: app.config.submatch_cfg[key] for key in ("user", "repo", "branch")}))
     if docname == "index": nb.cells.append(nbformat.v4.new_markdown_cell(contents()))
+    nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     source[0] = nbformat.writes(nb)
 
 def contents():
@@ -162,35 +173,35 @@ def api_table():
             rows.append(f"| {{py:obj}}`~{module}.{n}` | {line.replace('|', chr(92) + '|')} | [{title}]({name}.ipynb) |")
     return "\n\n| name | what | chapter |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
 
+def rst(text, plain=lambda part: part):
+    "Plain text with names in backticks as RST: the names linked, what RST would misread escaped, the rest through `plain`."
+    parts = re.split(r"(`[^`\n]+`)", text)
+    return "".join(code(part) + (r"\ " if re.match(r"\w", after) else "") if i % 2 else plain(re.sub(r"([|_\\])", r"\\\1", part))
+                   for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""])))
+
 def docstring(app, what, name, obj, options, lines):
-    "Docstrings are plain text: what RST would misread is escaped, names and statements are linked, docments become parameters."
-    text = "\n".join(lines)
-    codes = re.split(r"(`[^`\n]+`)", text)
-    plain = lambda part: linked(re.sub(r"([|_\\])", r"\\\1", part), lambda role, target: f":{role}:`{target}`", statements())
+    "Docstrings are plain text: names, statements and chapters are linked, docments become parameters."
     links = chapters()
-    plain_too = lambda part: re.sub(r"chapter \*([^*]+)\*", lambda m: f"chapter :doc:`{m[1]} <{links[m[1]]}>`" if m[1] in links else m[0], plain(part))
-    lines[:] = "".join(code(part) if i % 2 else plain_too(part) for i, part in enumerate(codes)).split("\n")
+    chapter = lambda part: re.sub(r"chapter \*([^*]+)\*", lambda m: f"chapter :doc:`{m[1]} <{links[m[1]]}>`" if m[1] in links else m[0], part)
+    lines[:] = rst("\n".join(lines), lambda part: chapter(linked(part, lambda role, target: f":{role}:`{target}`", statements()))).split("\n")
     function = obj.__init__ if isinstance(obj, type) else obj
     if not callable(function) or what in ("property", "attribute"): return
     try: comments = docments(function)
     except (TypeError, OSError, IndentationError): return
-    escape = lambda comment: "".join(code(part) if i % 2 else re.sub(r"([|_*\\])", r"\\\1", part) for i, part in enumerate(re.split(r"(`[^`\n]+`)", " ".join(comment.split()))))
-    fields = [f":param {arg}: {escape(comment)}" for arg, comment in comments.items() if comment and arg not in ("return", "self", "cls")]
-    if comments.get("return"): fields.append(f":returns: {escape(comments['return'])}")
+    comment = lambda text: rst(" ".join(text.split()), lambda part: part.replace("*", r"\*"))
+    fields = [f":param {arg}: {comment(text)}" for arg, text in comments.items() if text and arg not in ("return", "self", "cls")]
+    if comments.get("return"): fields.append(f":returns: {comment(comments['return'])}")
     if fields: lines += ["", *fields, ""]
 
 def code(part):
     "A name in backticks: a link where it is a public name of the package."
     import submatch_nb
     name = part.strip("`")
-    thing = getattr(submatch_nb, name.split(".")[0].split("(")[0], None)
-    if name in submatch_nb.__all__: return f":py:obj:`{name} <{thing.__module__}.{name}>`"
-    return f"``{name}``"
+    return f":py:obj:`{name} <{getattr(submatch_nb, name).__module__}.{name}>`" if name in submatch_nb.__all__ else f"``{name}``"
 
 def setup(app):
     import conf
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)
-    app.connect("env-before-read-docs", lambda app, env, docnames: docnames.__setitem__(slice(None), sorted(env.found_docs)))  # chapters read one another and the package
     return {"parallel_read_safe": True, "version": "1"}

@@ -136,7 +136,7 @@ function render({ model, el }) {
   // A column for each layer
   function drawDepth() {
     const width = Math.max(180, depth.parentNode.clientWidth), count = data.layers.length, step = width / count;
-    const longest = Math.max(...data.layers.map(l => l.short.length)), upright = longest * 6.7 + 4 > step;
+    const longest = Math.max(...data.layers.map(l => l.short.length)), upright = longest * 6.2 + 4 > step;
     const room = upright ? Math.min(90, longest * 7 + 12) : 22, height = Math.min(210, width / 2) + room, bottom = height - room, bar = Math.max(2, Math.min(38, step - 3));
     depth.setAttribute("height", height);
     plot.depth = { bottom, tall: bottom - 10 };
