@@ -199,9 +199,14 @@ def code(part):
     name = part.strip("`")
     return f":py:obj:`{name} <{getattr(submatch_nb, name).__module__}.{name}>`" if name in submatch_nb.__all__ else f"``{name}``"
 
+def plain_list(app, page, template, context, doctree):
+    "A list of references without a role that its entries do not fit."
+    if "body" in context: context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+
 def setup(app):
     import conf
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)
+    app.connect("html-page-context", plain_list)
     return {"parallel_read_safe": True, "version": "1"}

@@ -34,13 +34,13 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
-python_maximum_signature_line_length = 100
 python_use_unqualified_type_names = True
 add_module_names = False
 toc_object_entries = False
 copybutton_exclude = ".linenos, .gp"
 
 html_theme = "sphinx_book_theme"
+html_context = {"default_mode": "auto"}
 html_title = cfg["title"]
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

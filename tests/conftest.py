@@ -1,6 +1,8 @@
 """One thread per worker, fixed examples, and `--slow` for what takes minutes."""
 import os
 import shutil
+import sys
+from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.environ.setdefault(name, "1")
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "docs"))
 torch.set_num_threads(1)
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
 settings.load_profile("fixed")

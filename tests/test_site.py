@@ -1,0 +1,175 @@
+"""The docs site, built without a warning and opened from disk without a network: every page is legible and asks for nothing, and the explorer on it is alive."""
+import os
+import re
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from conftest import serious
+from test_explorer import LIT, SLIDE, of
+
+from submatch_nb.explorer import demo_comparison
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("*.ipynb"))
+PAGES = [*CHAPTERS, "api", "references", "changelog"]
+ALIVE = ["index", "08_explorer"]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "The site, built once for all workers; any warning fails."
+    for name in ("sphinx", "myst_nb", "filelock"): pytest.importorskip(name, reason=f"no {name}: pip install '.[dev]' to test the docs site")
+    from filelock import FileLock
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir(): build(folder)
+    return folder
+
+
+def build(folder):
+    run = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-c", "docs", "nbs", folder], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0 and not run.stderr, run.stderr
+
+
+def spoiled(site, tmp_path, name, change):
+    "A copy of a page with something changed, beside the same files."
+    text = (site / f"{name}.html").read_text()
+    assert change(text) != text
+    for entry in site.iterdir():
+        if entry.name != f"{name}.html": (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / f"{name}.html").write_text(change(text))
+    return tmp_path / f"{name}.html"
+
+
+# Every page
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(site, name):
+    text = re.sub(r"<script.*?</script>|<style.*?</style>", "", (site / f"{name}.html").read_text(), flags=re.DOTALL)
+    ids = {}
+    for target in {unescape(t) for t in re.findall(r'(?:href|src)="([^"]*)"', text)}:
+        if re.match(r"https?:|mailto:|data:", target): continue
+        file, _, fragment = unquote(target.split("?")[0]).partition("#")
+        path = site / file if file else site / f"{name}.html"
+        assert path.is_file() or (path / "index.html").is_file(), target
+        if fragment and path.suffix == ".html":
+            if path not in ids: ids[path] = set(re.findall(r'id="([^"]*)"', path.read_text()))
+            assert fragment in ids[path], target
+
+
+@pytest.mark.parametrize("name, width, scheme", [(name, *look) for i, name in enumerate(PAGES) for look in ([(1400, "light"), (390, "dark")] if name not in ALIVE else [(1400, "light"), (900, "dark"), (390, "light")])])
+def test_legible_and_asks_for_nothing(site, opened, name, width, scheme):
+    page = opened(site / f"{name}.html", width, scheme)
+    page.wait_for_timeout(300)
+    assert page.asked == [] and page.errors == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious(page) == []
+
+
+def test_a_request_would_be_noticed(site, opened, tmp_path):
+    page = opened(spoiled(site, tmp_path, "references", lambda text: text.replace("</article>", '<img src="https://example.com/x.png" alt=""></article>')))
+    page.wait_for_timeout(300)
+    assert page.asked == ["https://example.com/x.png"]
+
+
+def test_a_missing_label_would_be_noticed(site, opened, tmp_path):
+    page = opened(spoiled(site, tmp_path, "index", lambda text: text.replace('"aria-label": "Tolerance ε", ', "")))
+    assert "label" in dict(serious(page))
+
+
+def test_search(site, opened):
+    page = opened(f"{(site / 'search.html').as_uri()}?q=Wielandt")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    assert "04_structure.html" in page.locator("#search-results li a").first.get_attribute("href")
+
+
+def test_the_reader_chooses_the_dark(site, opened):
+    page = opened(site / "index.html", 1400, "light")
+    color = "getComputedStyle(document.querySelector('.submatch-explorer')).backgroundColor"
+    before = page.evaluate(color)
+    page.locator(".theme-switch-button").first.click()
+    page.locator(".theme-switch-container [data-mode=dark]:visible").last.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark" and page.evaluate(color) != before
+
+
+# The explorer on it
+
+def alive(page):
+    "Whether the slider moves the picture."
+    if page.locator(".submatch-explorer").count() != 1: return False
+    profile = demo_comparison().profiles["fc1.relu"]
+    before = page.evaluate(LIT)
+    page.get_by_role("slider", name="Tolerance ε").focus()
+    page.keyboard.press("PageDown")
+    moved = page.evaluate(LIT)
+    page.evaluate(SLIDE, 0.5)
+    return [before, moved, page.evaluate(LIT)] == [of(profile.match(e)) for e in (0.25, 0.2, 0.5)]
+
+
+@pytest.mark.parametrize("name", ALIVE)
+@pytest.mark.parametrize("width, scheme", [(1400, "light"), (390, "dark")])
+def test_the_explorer_is_alive(site, opened, name, width, scheme):
+    page = opened(site / f"{name}.html", width, scheme)
+    assert alive(page)
+    page.get_by_role("combobox", name="Layer").select_option(label="fc2.relu")
+    assert page.evaluate(LIT) == of(demo_comparison().profiles["fc2.relu"].match(0.5))
+    page.locator(".grid span").nth(3).click()
+    assert "matches now" in page.locator(".submatch-explorer .detail").inner_text() and page.locator(".part").count() > 1
+    assert page.asked == [] and page.errors == []
+
+
+@pytest.mark.parametrize("spoil", [r'<script type="module">.*?</script>', r'<script class="submatch-data".*?</script>'])
+def test_a_dead_explorer_would_be_noticed(site, opened, tmp_path, spoil):
+    assert not alive(opened(spoiled(site, tmp_path, "index", lambda text: re.sub(spoil, "", text, flags=re.DOTALL))))
+
+
+def test_other_sliders_say_that_they_need_a_kernel(site):
+    for name in CHAPTERS:
+        sliders = sum("interact(" in cell.source for cell in nbformat.read(ROOT / f"nbs/{name}.ipynb", 4).cells if cell.cell_type == "code")
+        assert (site / f"{name}.html").read_text().count('class="needs-kernel"') == sliders, name
+
+
+# The text
+
+def test_statements_are_numbered_and_linked(site):
+    import chapters
+    labels = chapters.statements()
+    titles = [re.findall(r"(?:Definition|Lemma|Theorem|Corollary) (\d+)", (site / f"{name}.html").read_text()) for name in CHAPTERS[:-1]]
+    assert {int(n) for found in titles for n in found} >= set(range(1, len(labels) + 1))
+    everything = "".join((site / f"{name}.html").read_text() for name in CHAPTERS)
+    for (kind, _), label in labels.items(): assert everything.count(f'<div class="proof {kind} admonition" id="{label}">') == 1, label
+    assert re.search(r'href="03_simple.html#thm-unique">Theorem \d+</a>', (site / "04_structure.html").read_text())  # across chapters
+    assert re.search(r'href="references.html#id\d+" title="Liwei Wang', everything)
+
+
+def test_a_statement_that_nobody_states_is_an_error():
+    import chapters
+    with pytest.raises(KeyError, match="no chapter states the theorem .everything is one."): chapters.prose("by theorem *everything is one*", {})
+    assert chapters.prose("by Theorem *the ε-profile* (Wang et al. 2018), not `theorem *x*`", {("theorem", "the ε-profile"): "thm-p"}) == \
+        "by {prf:ref}`thm-p` ({cite:alp}`wang2018`), not `theorem *x*`"
+
+
+def test_a_broken_explorer_cell_is_an_error():
+    import chapters
+    with pytest.raises(KeyError, match="fc9"): chapters.explorer("from submatch_nb.explorer import demo_comparison, explore\nexplore(demo_comparison(), layer='fc9')")
+
+
+def test_every_public_name_has_an_entry(site):
+    import submatch_nb
+    text = (site / "api.html").read_text()
+    for name in submatch_nb.__all__: assert re.search(rf'href="\w+\.html#submatch_nb\.\w+\.{name}"', text), name
+    entry = (site / "02_maximum.html").read_text()
+    assert "(d, n_x) activations of the first network" in entry and "Source: epsilon_profile" in entry  # docments, folded source
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "index"])
+def test_a_chapter_can_be_run(site, name):
+    text = (site / f"{name}.html").read_text()
+    notebook, = re.findall(r'href="(_downloads/[^"]*\.ipynb)"', text)
+    assert (site / notebook).read_bytes() == (ROOT / f"nbs/{name}.ipynb").read_bytes() and f"/nbs/{name}.ipynb" in text
