@@ -84,7 +84,7 @@ def entries(module, names, methods, patched):
         thing = getattr(public, name)
         if isinstance(thing, type): yield f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {', '.join(patched.get(name, ['_']))}"
         elif callable(thing): yield f".. autofunction:: {module}.{name}"
-        else: yield f".. py:data:: {module}.{name}\n   :value: {thing!r}"
+        else: yield f".. py:data:: {module}.{name}" + (f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else "")
     for cls, name in methods: yield f".. automethod:: {module}.{cls}.{name}"
 
 def exported(cell, code, module, patched):
