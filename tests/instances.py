@@ -205,7 +205,7 @@ def smallest_angle(Z):
     span = {S: np.linalg.qr(Z[:, sorted(S)] / np.linalg.norm(Z[:, sorted(S)], axis=0))[0] for S in subsets(range(n)) if S}
     sines = lambda A, B: np.linalg.svd(A - B @ (B.T @ A), compute_uv=False)
     cosines = lambda A, B: np.linalg.svd(B.T @ A, compute_uv=False)
-    return min((np.arctan2(sines(span[S], span[T])[-1], cosines(span[S], span[T])[0]) for S in span for T in span if not S & T), default=np.pi / 2)
+    return min((np.arctan2(sines(span[S], span[T])[-1], cosines(span[S], span[T])[0]) for S in span for T in span if not S & T and min(S) < min(T)), default=np.pi / 2)
 
 
 class Oracle:

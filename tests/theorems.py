@@ -1,7 +1,6 @@
 """What the bench of theorems is made of: small integer layers that make a statement say something, and a count of those that did."""
 import functools
 import json
-import warnings
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ import numpy as np
 from hypothesis import assume, given, seed, settings, strategies as st
 
 from instances import Oracle, dot, exact_residual2, span_of_integers, subsets
-from submatch_nb.neurons import Moments
+from submatch_nb.neurons import Moments, write_whole
 
-RECORD = Path(__file__).parent.parent / "nbs" / "theorems.json"
+RECORD, FILE = Path(__file__).parent.parent / "nbs" / "theorems.json", "tests/test_theorems.py"
+FIXED = 100  # the `max_examples` at which the counts of the record were made
 HOSTILE = ("duplicates", "dead neurons", "collinear pairs", "near ties at epsilon", "unequal widths", "one neuron a side", "empty maximum match")
 CLOSE = Fraction(1, 10**8)  # no level but epsilon itself may be closer to it than this share
 
@@ -154,23 +154,19 @@ class Tally:
             self.tried[kind] += 1
             self.said[kind] += bool(said)
 
-    @property
-    def given(self):
-        "What fast functions take: activations; and second moments, which cannot tell squared residuals 1e-11 apart, where that does not matter."
-        tie = any(r2 and abs(r2 - self.e2) < 1e-11 for r2 in self.oracle.level.values())
-        return [(self.X, self.Y)] if tie else [(self.X, self.Y), (Moments(self.X, self.Y),)]
-
-    def kinds(self): return {kind: {"tried": self.tried[kind], "said": self.said[kind]} for kind in (*HOSTILE, "none of these") if self.tried[kind]}
+    def counts(self):
+        kinds = {kind: {"tried": self.tried[kind], "instances": self.said[kind]} for kind in (*HOSTILE, "none of these")}
+        return {"tried": self.tried["all"], "instances": self.said["all"], "kinds": kinds}
 
 
-def statement(name, source, says, strategy=None, examples=2.5):
+def statement(name, source, chapter, says, strategy=None, examples=2.5):
     """Register a test of one statement. It is given a `Case` from the strategy, and returns whether the statement said something about it.
 
-    `says` tells in words when it does. As many distinct instances as the profile's `max_examples` must; `examples` times as many are tried.
+    `says` tells in words when it does. At least as many distinct instances as the profile's `max_examples` must; `examples` times as many are tried.
     """
     def register(check):
-        def test():
-            wanted, tally = settings().max_examples, Tally()
+        def test(request):
+            wanted, tally = settings().max_examples, TALLIES.setdefault(name, Tally())
 
             @seed(zlib.crc32(name.encode()))
             @settings(max_examples=int(examples * wanted))
@@ -179,18 +175,20 @@ def statement(name, source, says, strategy=None, examples=2.5):
 
             each()
             assert tally.said["all"] >= wanted, f"{name}: {tally.said['all']} of {tally.tried['all']} instances say something, {wanted} are wanted"
-            TALLIES[name] = tally
+            if wanted != FIXED: return
+            assert all(tally.tried[kind] for kind in HOSTILE), f"{name}: not tried on every hostile kind, {tally.counts()['kinds']}"
+            known = json.loads(RECORD.read_text())
+            if not request.config.getoption("--record") and known["hypothesis"] == hypothesis.__version__:  # another version draws other instances
+                assert STATEMENTS[name] | tally.counts() == known["statements"].get(name), f"{RECORD.name} is out of step: pytest {FILE} --record"
 
         test.__name__, test.__doc__, test.__module__ = check.__name__, check.__doc__, check.__module__
-        STATEMENTS[name] = {"source": source, "says": says, "test": f"tests/test_theorems.py::{check.__name__}"}
+        STATEMENTS[name] = {"source": source, "chapter": chapter, "says": says, "test": f"{FILE}::{check.__name__}"}
         return test
     return register
 
 
-def record():
-    "The record of this run, for the table in the chapter."
-    counts = {name: {"instances": t.said["all"], "tried": t.tried["all"], "kinds": t.kinds()} for name, t in TALLIES.items()}
-    return {"hypothesis": hypothesis.__version__, "statements": {name: about | counts[name] for name, about in sorted(STATEMENTS.items()) if name in counts}}
-
-
-def recorded(): return json.loads(RECORD.read_text())
+def write_record():
+    "Write the record of this run, of all statements or not at all."
+    assert TALLIES.keys() == STATEMENTS.keys(), f"the record is of all statements, tried in one process: pytest {FILE} --record"
+    statements = {name: about | TALLIES[name].counts() for name, about in sorted(STATEMENTS.items())}
+    write_whole(RECORD, lambda part: part.write_text(json.dumps({"hypothesis": hypothesis.__version__, "statements": statements}, indent=1) + "\n"))
