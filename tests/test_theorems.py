@@ -63,7 +63,7 @@ def test_closed_under_union(case):
     return pairs
 
 
-@statement("The maximum match is the union of all matches", f"{PAPER}, definition and Algorithm 1", MAXIMUM, "it is not empty, and not every live neuron is in it", layers(at=lower), examples=3)
+@statement("The maximum match is the union of all matches", f"{PAPER}, definition and Algorithm 1", MAXIMUM, "it is not empty, and not every live neuron is in it", layers(at=lower), examples=3.5)
 def test_maximum_is_the_union_of_all_matches(case):
     assert case.maximum in case.matches and all(M <= case.maximum for M in case.matches)
     assert neurons(algorithm_1(case.X, case.Y, case.epsilon)) == case.maximum
@@ -89,7 +89,7 @@ def test_order_of_removal(case):
 
 # Simple matches
 
-@statement("Decomposition", f"{PAPER}, theorem", SIMPLE, "a match that is not simple, with several simple ones inside", examples=3)
+@statement("Decomposition", f"{PAPER}, theorem", SIMPLE, "a match that is not simple, with several simple ones inside", examples=3.5)
 def test_decomposition(case):
     simple = case.oracle.simple(case.e2)
     composed = [M for M in case.matches if M and M not in simple]
@@ -136,7 +136,7 @@ def test_algorithm_2(case):
     return said
 
 
-@statement("Block search finds what Algorithm 2 finds", "ours", SIMPLE, "at least three neurons to try, and a match strictly inside the maximum match", layers(most=5), examples=2.5)
+@statement("Block search finds what Algorithm 2 finds", "ours", SIMPLE, "at least three neurons to try, and a match strictly inside the maximum match", layers(most=5), examples=2.8)
 def test_block_search(case):
     said, minimal = False, {v: case.oracle.minimal(v, case.e2) for v in case.maximum}
     for v in some(sorted(case.maximum), 2):
@@ -189,7 +189,7 @@ def reach(v, after):
 
 
 @statement("Exact simple matches are reachability sets", f"ours, on the exact case of {PAPER}", STRUCTURE, "matched neurons of each side are independent, and two or more of their matches differ",
-           layers(scales=(1,), mixing=SPARSE, independent=True, at=lambda oracle, levels: [Fraction(0)], between=False, most=5), examples=6)
+           layers(scales=(1,), mixing=SPARSE, independent=True, at=lambda oracle, levels: [Fraction(0)], between=False, most=5), examples=7)
 def test_reachability(case):
     dependent = [s for s in "xy" if len(orthogonal(tuple(case.oracle.columns[v] for v in case.maximum if v[0] == s))) < sum(v[0] == s for v in case.maximum)]
     simple, minimal, after = case.oracle.simple(0), {v: case.oracle.minimal(v, 0) for v in case.maximum}, arrows(case)
@@ -254,7 +254,7 @@ def test_uniqueness(case):
 
 # Every epsilon at once
 
-@statement("The profile holds the maximum match of every epsilon", "ours", MAXIMUM, "three or more critical values below 1", layers(most=5))
+@statement("The profile holds the maximum match of every epsilon", "ours", MAXIMUM, "three or more critical values below 1", layers(most=5), examples=3)
 def test_profile(case):
     breakpoints = case.oracle.breakpoints2()
     critical = {v: case.oracle.critical2(v) for v in case.oracle.neurons}
