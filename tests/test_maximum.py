@@ -315,6 +315,19 @@ def test_consequences_of_single_losses(kind, seed):
         alive &= ~gone
 
 
+def test_no_consequence_is_drawn_from_lost_digits():
+    "One of two near duplicates has left: what is known of the other alone is rounding error, until all is factored afresh."
+    rng = np.random.default_rng(0)
+    own, others = rng.normal(size=(2, 30, 6))
+    for distance in (1e-6, 1e-7, 1e-8, 1e-9):
+        own[:, 1] = own[:, 0] + distance * rng.normal(size=30)
+        others[:, 0] = own[:, 1]
+        span = span_of(*(torch.as_tensor(Z / np.linalg.norm(Z, axis=0)) for Z in (own, others)), 1e-22)
+        assert leave(span, torch.arange(6) == 0)
+        above = consequences(span, 0.5)
+        assert not above[1].any() and above[2:].any()
+
+
 def state(peel):
     return [t.clone() for span in (peel.by_x, peel.by_y) for t in vars(span).values() if torch.is_tensor(t)] + [peel.alive.clone(), peel.ids.clone()]
 
