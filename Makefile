@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lab docs bench export readme paper data check clean
+.PHONY: help demo test lab docs bench mutate export readme paper data check clean
 help:           ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -24,6 +24,10 @@ docs: .venv/.dev       ## make the site in _docs from the notebooks and their st
 bench: .venv/.dev      ## time the fast paths against the plain ones
 	$(BIN)/python tests/bench.py
 
+mutate: .venv/.dev     ## break match, maximum, simple and structure in every small way and list what no test notices (up to an hour)
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
+
 export: .venv/.dev     ## write submatch_nb from the notebooks
 	$(BIN)/nbdev_export
 
@@ -43,7 +47,7 @@ check: .venv/.dev      ## the export and the README are in step with the noteboo
 	git diff --exit-code --stat -- submatch_nb
 
 clean:                 ## remove the environment and what the runs wrote
-	rm -rf .venv runs _docs build dist *.egg-info
+	rm -rf .venv runs _docs mutants build dist *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "submatch needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

@@ -73,7 +73,7 @@ class Comparison:
 
     def _repr_html_(self): return self.table().round(3).to_html()
 
-# %% ../nbs/07_comparison.ipynb #c10632f3
+# %% ../nbs/07_comparison.ipynb #e46123ca
 def compare(
     model_a,         # the first network, any `nn.Module`
     model_b,         # the second one
@@ -81,13 +81,16 @@ def compare(
     layers="relu",   # a kind ("relu", "conv", "linear", "all"), or a list of names and of pairs [("conv1", "stem.0"), ...]
     batch_size=128,  # inputs in a batch, where `data` does not come in batches
     progress=True,   # show a progress bar
+    precision="auto",  # "auto": second moments, or an R factor for layers that need it; "exact": an R factor for every layer
 ) -> Comparison:
     """To what extent do two networks learn the same representation? Every layer, every epsilon, in one pass over the data.
+
+    How sure every membership is: `.profiles[layer].lower`, `.upper` and `.undecided(epsilon)`; `.profiles[layer].route` says what it was computed from.
 
     The similarity is the maximum match similarity of Wang et al. 2018 (arXiv:1810.11750). Raises what `collect` raises;
     warns, naming the layer, where the neurons span all of sample space, so that their similarity means nothing.
     """
-    return Comparison.from_moments(collect(model_a, model_b, data, layers, batch_size, progress))
+    return Comparison.from_moments(collect(model_a, model_b, data, layers, batch_size, progress, precision))
 
 # %% ../nbs/07_comparison.ipynb #ae9b3f5a
 def patch(f):
@@ -310,7 +313,7 @@ def _unpack_simple(mask, of, epsilon, n) -> SimpleMatches:
     for v, i in of.tolist(): found.setdefault(name_neuron(v, n), []).append(matches[i])
     return SimpleMatches(found, epsilon, n)
 
-# %% ../nbs/07_comparison.ipynb #fca983b4
+# %% ../nbs/07_comparison.ipynb #582802c9
 @patch
 def save(self: Comparison,
     path,           # file to write
@@ -320,16 +323,15 @@ def save(self: Comparison,
     if moments and not self.moments: raise ValueError("this comparison has no moments to save: it was loaded from a file without them")
     tensors, about = {}, []
     for i, (layer, p) in enumerate(self.profiles.items()):
-        tensors |= {f"{i}.x": p.x, f"{i}.y": p.y}
-        about.append({"layer": layer, "neuron": self.neurons[layer], "count": p.count})
+        tensors |= {f"{i}.x": p.x, f"{i}.y": p.y, f"{i}.lower": np.concatenate(p.lower), f"{i}.upper": np.concatenate(p.upper)}
+        about.append({"layer": layer, "neuron": self.neurons[layer], "count": p.count, "route": p.route})
         for j, found in enumerate(self._simple.values()): tensors |= {f"{i}.simple{j}.{k}": t for k, t in _pack_simple(found[layer]).items()}
         if moments:
-            m = self.moments[layer]
-            tensors |= {f"{i}.gram": m.gram, f"{i}.sum": m.sum}
-            about[-1]["moments"] = {"n_x": m.n_x, "error": m.error}
+            parts, about[-1]["moments"] = self.moments[layer].parts()
+            tensors |= {f"{i}.{name}": t for name, t in parts.items()}
     save_tensors(path, "comparison", tensors, layers=about, simple=list(self._simple))
 
-# %% ../nbs/07_comparison.ipynb #7a41ae66
+# %% ../nbs/07_comparison.ipynb #ced8c75d
 def _unpack(
     tensors,  # by name
     about,    # the JSON values
@@ -339,7 +341,9 @@ def _unpack(
     for i, l in enumerate(about["layers"]):
         part = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
         layer, x, y = l["layer"], part["x"].numpy(), part["y"].numpy()
-        profiles[layer], neurons[layer] = Profile(x, y, l["count"]), l["neuron"]
-        if "moments" in l: moments[layer] = Moments._of(part["gram"], part["sum"], l["count"], **l["moments"])
+        bars = [Sides(*np.split(part[name].numpy(), [len(x)])) for name in ("lower", "upper") if name in part]  # older files have none
+        profiles[layer], neurons[layer] = Profile(x, y, l["count"], *bars, route=l.get("route", "")), l["neuron"]
+        held = {name: part[name] for name in ("gram", "root", "sum", "alike") if name in part}
+        if "moments" in l: moments[layer] = Moments._of(**held, **{"count": l["count"]} | l["moments"])
         for j, e in enumerate(simple): simple[e][layer] = _unpack_simple(part[f"simple{j}.mask"], part[f"simple{j}.of"], e, Sides(len(x), len(y)))
     return Comparison(profiles, neurons, moments, simple)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'layer_names', 'Outputs', 'capture', 'as_matrix', 'batches', 'feed', 'evaluating', 'Collected', 'collect']
 
-# %% ../nbs/06_layers.ipynb #e36a018f
+# %% ../nbs/06_layers.ipynb #9fa0b221
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .neurons import Moments
+from .neurons import Moments, both
+from .maximum import tells_apart
 
 # %% ../nbs/06_layers.ipynb #9b35d915
 KINDS = {
@@ -227,18 +228,31 @@ def _matrices(
     raise ValueError(f"the samples differ: outputs of shape {tuple(a.shape)} in the first network and {tuple(b.shape)} in the second; "
                      "compare layers with the same positions")
 
-# %% ../nbs/06_layers.ipynb #cd9c3c79
-def _add(
-    collected,  # what there is so far; added to in place
-    layer,      # its name there
-    a, b,       # its output in the two networks, for the same batch
-):
-    "Add one batch of one layer."
-    X, Y, collected.neurons[layer] = _matrices(a, b)
-    moments = Moments(X, Y)
-    collected[layer] = collected[layer] + moments if layer in collected else moments
+# %% ../nbs/06_layers.ipynb #bd63398a
+class _Layer:
+    "One layer while batches come in."
+    def __init__(self,
+        root,  # by R factor from the beginning
+    ):
+        self.root, self.waiting, self.moments = root, [], None
 
-# %% ../nbs/06_layers.ipynb #7641cdb3
+    def add(self,
+        X, Y,  # activations of one batch in the two networks
+    ):
+        "Add one batch."
+        self.waiting.append(both(X, Y))
+        if sum(len(x) for x, _ in self.waiting) >= 2 * (X.shape[1] + Y.shape[1]): self.flush()
+
+    def flush(self):
+        "Turn what waits into moments."
+        if not self.waiting: return self
+        X, Y = (torch.cat(side) for side in zip(*self.waiting))
+        moments = Moments(X, Y, self.root)
+        if self.moments is None and not self.root and not tells_apart(moments): moments, self.root = Moments(X, Y, root=True), True
+        self.moments, self.waiting = self.moments + moments if self.moments else moments, []
+        return self
+
+# %% ../nbs/06_layers.ipynb #ce1dda93
 def collect(
     model_a,         # the first network, any `nn.Module`
     model_b,         # the second one; the same architecture, or another whose layers are paired by name
@@ -246,26 +260,31 @@ def collect(
     layers="relu",   # a kind ("relu", "conv", "linear", "all"), or a list of names and of pairs [("conv1", "stem.0"), ...]
     batch_size=128,  # inputs in a batch, where `data` does not come in batches
     progress=True,   # show a progress bar
+    precision="auto",  # "auto": second moments, or an R factor for layers that need it; "exact": an R factor for every layer
 ) -> Collected:  # layer -> `Moments` of (samples, neurons), X in the first and Y in the second network
     """The joint second moments of every layer in two networks, in one pass over the data.
 
     Memory does not depend on the amount of data. The models run in evaluation mode without gradients and are left as they were. A layer is
     called by its name, a pair of different names "conv1 ~ stem.0", the further calls of a module "relu:1", ... What a neuron is: `as_matrix`;
-    outputs with three axes are read as (inputs, tokens, features), so those of a one-dimensional convolution must be transposed first.
+    outputs with three axes are read as (inputs, tokens, features), so those of a one-dimensional convolution must be transposed first. `.route` of each `Moments` says how it was summed.
     Raises KeyError for an unknown layer, listing the ones there are; ValueError, naming the layer, for activations that are not finite, for samples that
     differ between the networks, and for data without a batch.
     """
+    if precision not in ("auto", "exact"): raise ValueError(f'precision is {precision!r}: use "auto" or "exact"')
     kind = isinstance(layers, str) and layers in KINDS
     side_a, side_b = (layers, layers) if kind else zip(*_named_pairs(layers))
-    collected = Collected()
+    collected, sums = Collected(), {}
     with capture(model_a, side_a) as a, capture(model_b, side_b) as b, evaluating(model_a, model_b):
         for number, batch in enumerate(tqdm(batches(data, batch_size), desc="collecting", unit="batch", disable=not progress)):
             feed(model_a, batch)
             feed(model_b, batch)
             for name_a, name_b in _pairs(a, b, layers):
                 layer = name_a if name_a == name_b else f"{name_a} ~ {name_b}"
-                try: _add(collected, layer, a[name_a], b[name_b])
+                try:
+                    X, Y, collected.neurons[layer] = _matrices(a[name_a], b[name_b])
+                    sums.setdefault(layer, _Layer(precision == "exact")).add(X, Y)
                 except ValueError as error:
                     raise ValueError(f"layer {layer!r}, batch {number} (X: first network, Y: second): {error}") from None
-    if not collected: raise ValueError("the data holds no batch; note that a generator can be read only once, a DataLoader again and again")
+    if not sums: raise ValueError("the data holds no batch; note that a generator can be read only once, a DataLoader again and again")
+    collected.update((layer, held.flush().moments) for layer, held in sums.items())
     return collected

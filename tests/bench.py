@@ -1,8 +1,11 @@
-"""What the fast paths gain over the plain ones, and that both give the same answers: `make bench`, some minutes.
+"""What the fast paths gain over the plain ones, and that both give the same answers: `make bench`, about half an hour, most of it the plain ones.
 
 The layers: two perceptrons with two hidden layers of equal width are trained by Adam on scikit-learn's digits from seeds 0 and 1 until they
 fit more than 99 % of them; compared are the second hidden layers, after ReLU, on 10,000 seeded distortions of the digits (drawn with replacement,
 shifted by up to a pixel each way, Gaussian noise of 0.6 added), so that the neurons have real rank and the match is neither all nor nothing.
+
+Wider layers, where only moments are needed, are ReLU of shared random features plus noise, a hundredth to ten times as large from the first neuron to the last,
+so that neurons leave a few at a time. `--large` adds 4,096 + 4,096 of them (20 GB of memory, some minutes).
 """
 import argparse
 import platform
@@ -22,10 +25,9 @@ from submatch_nb import maximum
 from submatch_nb.match import within
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
 from submatch_nb.neurons import Moments
-from submatch_nb.simple import algorithm_2, minimum_match
+from submatch_nb.simple import algorithm_2, minimum_match, simple_matches
 
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
-LIMITS = {"algorithm_1": 4, "least squares": 12, "algorithm_2": 100}
 AT = 0.25  # where v-minimum matches are timed
 
 
@@ -87,6 +89,35 @@ def by_one_product(X, Y):
     return (1 - (Q.T @ torch.as_tensor(X)).square().sum(0)).numpy()
 
 
+def synthetic(n, seed=0):
+    "Moments of n + n neurons on 4 n samples: ReLU of shared random features plus noise of its own size for each pair of neurons."
+    rng = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)
+    mix, noise, moments = normal(n, n) / n**0.5, torch.logspace(-2, 1, n, dtype=torch.float64), None
+    for batch in torch.arange(4 * n).split(1024):
+        features = normal(len(batch), n) @ mix
+        part = Moments(*((features + noise * normal(*features.shape)).clamp(min=0) for _ in "xy"))
+        moments = part if moments is None else moments + part
+    return moments
+
+
+# A row of the table at the end: what, seconds of ours and of the plain one, and their ratio with its limit.
+
+class Row:
+    def __init__(self, work, ours, plain, ratio, least=None, most=None):
+        self.work, self.ours, self.plain, self.ratio, self.least, self.most = work, ours, plain, ratio, least, most
+
+    def distance(self):
+        "How many times better than the limit; below 1 it is not met."
+        return self.ratio / self.least if self.least else self.most / self.ratio if self.most else None
+
+    def __str__(self):
+        number = lambda value, width: f"{'' if value is None else f'{value:.3g}' if value < 100 else f'{value:.0f}':>{width}}"
+        limit = f"at least {self.least}" if self.least else f"at most {self.most}" if self.most else ""
+        missed = "  NOT MET" if self.distance() and self.distance() < 1 else ""
+        return f"{self.work:86}{number(self.ours, 10)}{number(self.plain, 10)}{number(self.ratio, 9)}{limit:>14}{number(self.distance(), 10)}{missed}"
+
+
 class Counted:
     "A function that counts its calls."
     def __init__(self, f): self.f, self.calls = f, 0
@@ -115,10 +146,57 @@ def profile_bench(width):
         last = {name: t[-1] for name, t in times.items()}
         print(f"{epsilon:7.2f}{match.similarity:12.3f}{rounds.calls:8}{last['algorithm_1']:17.2f}{last['one product']:17.2f}{last['least squares']:19.2f}"
               f"{last['profile']:28.2f}", flush=True)
-    fast = statistics.median(times["profile"])
-    print(f"\nThe whole profile: {fast:.2f} s, median of {len(EPSILONS)}; forming the float64 second moments alone: {statistics.median(times['moments']):.2f} s. The answers agree.")
-    return [(f"profile against {what}, sum over {len(EPSILONS)} epsilons", sum(times[name]) / fast, LIMITS.get(name))
-            for name, what in (("algorithm_1", "Algorithm 1"), ("one product", "Algorithm 1 with one product a side"), ("least squares", "least squares"))]
+    fast, forming = statistics.median(times["profile"]), statistics.median(times["moments"])
+    print("The answers agree.", flush=True)
+    against = lambda name, what, **limit: Row(f"profile from activations, {width} + {width}, against {what}", fast, sum(times[name]), sum(times[name]) / fast, **limit)
+    return [against("algorithm_1", "Algorithm 1 at five epsilons", least=10), against("one product", "the same with one product a side"),
+            against("least squares", "its least-squares form", least=40), Row("    times merely forming the float64 second moments", fast, forming, fast / forming, most=4)]
+
+
+def resident(name):
+    "Bytes, from Linux's account of this process."
+    with open("/proc/self/status") as status: return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+
+def peak(f):
+    "Bytes that a call needs at most, and its result. Linux only."
+    with open("/proc/self/clear_refs", "w") as reset: reset.write("5")
+    before, result = resident("VmRSS"), f()
+    return resident("VmHWM") - before, result
+
+
+def moments_bench(name, moments, most, memory=None):
+    "Rows for the profile from moments against one Cholesky factorisation of the joint matrix, and its memory, in which the moments count too."
+    live = moments.gram.diagonal() > 0
+    gram = moments.gram[live][:, live]
+    ours, plain = [], []
+    for _ in range(1 if len(gram) > 5000 else 3 if len(gram) > 2000 else 9):
+        plain.append(clock(torch.linalg.cholesky, gram)[0])
+        seconds, profile = clock(epsilon_profile, moments)
+        ours.append(seconds)
+    steps = profile.breakpoints[profile.breakpoints < 1]
+    print(f"{name}: {len(gram)} live neurons, {len(steps)} breakpoints, half of the layer matches at epsilon {np.median(np.r_[profile.x, profile.y]):.2f}", flush=True)
+    ours, plain = statistics.median(ours), statistics.median(plain)
+    rows = [Row(f"profile from moments, {name}, times one joint Cholesky factorisation", ours, plain, ours / plain, most=most)]
+    del gram
+    if memory and sys.platform == "linux":
+        extra, _ = peak(lambda: epsilon_profile(moments))
+        rows.append(Row("    peak memory, the moments included, times the joint matrix", None, None, 1 + extra / (moments.gram.nelement() * 8), most=memory))
+    return rows
+
+
+def growth_bench():
+    "Exponents of the growth in n, from moments, and in d, from activations, by least squares on logarithms."
+    def exponent(sizes, work):
+        times = [min(clock(work, made)[0] for _ in range(3)) for made in sizes.values()]
+        print("  ".join(f"{size:,}: {seconds:.3f} s" for size, seconds in zip(sizes, times)), flush=True)
+        return times[-1], np.polyfit(np.log([*sizes]), np.log(times), 1)[0]
+    print("\nProfile from moments of n + n neurons, and from activations of 256 + 256 neurons on d samples")
+    by_n = exponent({n: synthetic(n) for n in (256, 512, 1024, 2048)}, epsilon_profile)
+    X, Y = layers(256)
+    by_d = exponent({d: (np.tile(X, (d // len(X), 1)), np.tile(Y, (d // len(Y), 1))) for d in (10_000, 20_000, 40_000, 80_000)}, lambda Z: epsilon_profile(*Z))
+    return [Row("growth exponent of the profile in n, from moments of 256 + 256 to 2,048 + 2,048", by_n[0], None, by_n[1]),
+            Row("growth exponent of the profile in d, from 10,000 to 80,000 samples of 256 + 256", by_d[0], None, by_d[1])]
 
 
 def minimum_bench(width, count):
@@ -129,7 +207,7 @@ def minimum_bench(width, count):
     forming, moments = clock(Moments, X, Y)
     print(f"\nv-minimum matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}: {len(inside)} neurons in the maximum match, {count} of them drawn\n\n"
           "neuron  size  from activations (s)  from moments (s)  Algorithm 2 (s)  its calls of Algorithm 1  its rounds", flush=True)
-    times = []
+    times, answers = [], {}
     for i in np.random.default_rng(0).permutation(len(inside))[:count]:
         v, rounds.calls = inside[i], 0
         fast, match = clock(minimum_match, X, Y, v, AT)
@@ -139,20 +217,40 @@ def minimum_bench(width, count):
             plain, expected = clock(algorithm_2, X, Y, v, AT, log=tried)
         assert match == expected == same, f"minimum_match and Algorithm 2 disagree for {v}"
         times.append((fast, faster + forming / count, plain))
+        answers[v] = match
         print(f"{v[0]}{v[1]:<6}{len(match):5}{fast:22.3f}{faster:18.3f}{plain:17.1f}{tried.calls + 1:26}{rounds.calls:12}", flush=True)
-    print(f"\nForming the moments once: {forming:.2f} s. The answers agree.")
-    ratio = lambda k: statistics.median(t[2] / t[k] for t in times)
-    return [(f"v-minimum match against Algorithm 2, median of {len(times)}: from moments formed once, their time shared", ratio(1), LIMITS["algorithm_2"]),
-            ("the same from activations, everything anew for each neuron", ratio(0), None)]
+    ratios = sorted(plain / from_moments for _, from_moments, plain in times)
+    ours, slow = (statistics.median(t[k] for t in times) for k in (1, 2))
+    seconds, every = clock(simple_matches, moments, epsilon=AT)
+    assert all(every.of(v) == [match] for v, match in answers.items()), "simple_matches and Algorithm 2 disagree"
+    three = sum(t[2] for t in times[:3])
+    print(f"Forming the moments once: {forming:.2f} s. {every}. The answers agree.", flush=True)
+    return [Row(f"v-minimum match, {width} + {width}, median of {count}, against Algorithm 2, from moments formed once", ours, slow, statistics.median(ratios), least=200),
+            Row("    the worst of them", None, None, ratios[0], least=80),
+            Row("    the median from activations, everything anew for each neuron", statistics.median(t[0] for t in times), slow, statistics.median(t[2] / t[0] for t in times)),
+            Row(f"v-minimum matches of all {len(inside)} neurons, share of the time of Algorithm 2 for the first three drawn", seconds + forming, three, (seconds + forming) / three, most=1)]
+
+
+def every_bench(width, moments):
+    "A row for the v-minimum matches of a whole layer."
+    seconds, every = clock(simple_matches, moments, epsilon=AT)
+    print(f"\n{width} + {width} neurons: {every}", flush=True)
+    return [Row(f"v-minimum matches of all {len(every.neurons)} neurons, {width} + {width}, in minutes", seconds, None, seconds / 60, most=10)]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="neurons whose v-minimum match is timed (default 20)")
     parser.add_argument("--width", type=int, default=512, help="hidden units of the layer that is profiled (default 512)")
+    parser.add_argument("--large", action="store_true", help="also profile 4,096 + 4,096 neurons from moments")
     options = parser.parse_args()
     print(f"{__doc__}\nPython {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n", flush=True)
-    results = profile_bench(options.width) + minimum_bench(128, options.count)
-    print("\n  times  limit")
-    for what, ratio, limit in results: print(f"{ratio:7.1f}{f'{limit:7}' if limit else '       '}  {what}{'' if not limit or ratio >= limit else '  NOT MET'}")
-    sys.exit(any(limit and ratio < limit for _, ratio, limit in results))
+    rows = profile_bench(options.width)
+    wide = Moments(*layers(options.width))
+    rows += moments_bench(f"{options.width} + {options.width}, trained", wide, 30)
+    for n in (512, 2048) + (4096,) * options.large: rows += moments_bench(f"{n} + {n}, synthetic", synthetic(n), 30 if n == 512 else 20, 4 if n > 512 else None)
+    rows += growth_bench() + minimum_bench(128, options.count) + every_bench(options.width, wide)
+    print(f"\n{'work':86}{'ours (s)':>10}{'plain (s)':>10}{'ratio':>9}{'limit':>14}{'distance':>10}")
+    for row in rows: print(row)
+    print("distance: how many times better than the limit")
+    sys.exit(any(row.distance() and row.distance() < 1 for row in rows))

@@ -1,4 +1,4 @@
-"""One thread per worker, fixed examples, and `--slow` for what takes minutes."""
+"""One thread per worker, fixed examples, `--slow` for what takes minutes, `--record` for the record of the theorems."""
 import os
 import shutil
 import sys
@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 sys.path.append(str(Path(__file__).resolve().parent.parent / "docs"))
 torch.set_num_threads(1)
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
+settings.register_profile("deep", settings.get_profile("fixed"), max_examples=1000)  # with --slow
+settings.register_profile("fast", settings.get_profile("fixed"), max_examples=20)  # for mutation testing
 settings.load_profile("fixed")
 
 
@@ -57,7 +59,12 @@ def serious(page):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes, and ten times the examples")
+    parser.addoption("--record", action="store_true", help="write nbs/theorems.json")
+
+
+def pytest_configure(config):
+    if config.getoption("--slow"): settings.load_profile("deep")
 
 
 def pytest_collection_modifyitems(config, items):

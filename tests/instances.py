@@ -1,4 +1,6 @@
 """Instances that are hard on purpose, and an oracle that knows nothing of submatch: it tries every pair of subsets."""
+import functools
+import math
 from fractions import Fraction
 from itertools import chain, combinations
 
@@ -162,17 +164,26 @@ def subsets(items):
     return [frozenset(s) for s in chain.from_iterable(combinations(items, k) for k in range(len(items) + 1))]
 
 
+def dot(a, b): return sum(p * q for p, q in zip(a, b))
+
+
+@functools.lru_cache(2**16)
+def orthogonal(span):
+    "Orthogonal integer vectors with the span of some integer vectors, in exact arithmetic."
+    if not span: return ()
+    basis, z = orthogonal(span[:-1]), span[-1]
+    scale = math.lcm(*(dot(q, q) for q in basis))
+    shares = [scale // dot(q, q) * dot(z, q) for q in basis]
+    rest = [scale * e - dot(shares, column) for e, *column in zip(z, *basis)]
+    return (*basis, tuple(e // math.gcd(*rest) for e in rest)) if any(rest) else basis
+
+
+def span_of_integers(Z): return orthogonal(tuple(map(tuple, Z.T.tolist())))
+
+
 def exact_residual2(z, span):
     "Squared relative residual of an integer vector on integer vectors, as a fraction; 0 for a dead one."
-    dot = lambda a, b: sum(p * q for p, q in zip(a, b))
-    basis = []
-    for b in (*span, z):
-        rest = [Fraction(int(e)) for e in b]
-        for q in basis:
-            c = dot(rest, q) / dot(q, q)
-            rest = [e - c * f for e, f in zip(rest, q)]
-        if b is z: return dot(rest, rest) / dot(z, z) if any(z) else Fraction(0)
-        if any(rest): basis.append(rest)
+    return 1 - sum(Fraction(dot(z, q) ** 2, dot(q, q) * dot(z, z)) for q in orthogonal(tuple(span))) if any(z) else Fraction(0)
 
 
 def float_residual2(z, span):
@@ -187,15 +198,25 @@ def float_residual2(z, span):
     return float(((rest - U @ (U.T @ rest)) ** 2).sum())
 
 
+def smallest_angle(Z):
+    "Smallest angle between the spans of any two disjoint non-empty blocks of integer columns; pi/2 where there is only one, 0 where they are dependent."
+    n = Z.shape[1]
+    if len(span_of_integers(Z)) < n: return 0.0
+    span = {S: np.linalg.qr(Z[:, sorted(S)] / np.linalg.norm(Z[:, sorted(S)], axis=0))[0] for S in subsets(range(n)) if S}
+    sines = lambda A, B: np.linalg.svd(A - B @ (B.T @ A), compute_uv=False)
+    cosines = lambda A, B: np.linalg.svd(B.T @ A, compute_uv=False)
+    return min((np.arctan2(sines(span[S], span[T])[-1], cosines(span[S], span[T])[0]) for S in span for T in span if not S & T and min(S) < min(T)), default=np.pi / 2)
+
+
 class Oracle:
     "Every pair of subsets of a small instance, with its largest squared residual; dead neurons are in no match, or literally in any."
     def __init__(self, X, Y, residual2, dead="exclude"):
-        columns = {("x", i): tuple(z) if residual2 is exact_residual2 else z for i, z in enumerate(X.T)}
-        columns |= {("y", i): tuple(z) if residual2 is exact_residual2 else z for i, z in enumerate(Y.T)}
+        self.layers = X, Y
+        self.columns = columns = {(s, i): tuple(z.tolist()) if residual2 is exact_residual2 else z for s, Z in zip("xy", (X, Y)) for i, z in enumerate(Z.T)}
         use = [v for v, z in columns.items() if np.any(z) or dead == "literal"]
         self.neurons = list(columns)
         sides = [subsets(v for v in use if v[0] == s) for s in "xy"]
-        r2 = {(v, S): residual2(columns[v], [columns[u] for u in sorted(S)]) for v in use for S in sides[v[0] == "x"]}
+        self.r2 = r2 = {(v, S): residual2(columns[v], [columns[u] for u in sorted(S)]) for v in use for S in sides[v[0] == "x"]}
         self.level = {A | B: max([r2[v, B] for v in A] + [r2[v, A] for v in B], default=0) for A in sides[0] for B in sides[1]}
 
     def matches(self, epsilon2): return [M for M, r2 in self.level.items() if r2 <= epsilon2]
@@ -212,6 +233,9 @@ class Oracle:
         "All simple matches, by their own definition: not the union of the matches strictly inside."
         matches = [M for M in self.matches(epsilon2) if M]
         return {M for M in matches if frozenset().union(*(N for N in matches if N < M)) != M}
+
+
+def split(M): return [[i for s, i in sorted(M) if s == side] for side in "xy"]
 
 
 def neurons(match): return frozenset(match)

@@ -17,7 +17,7 @@ from submatch_nb.comparison import EPSILONS, Comparison, compare
 from submatch_nb.layers import as_matrix, capture, collect, evaluating, layer_names
 from submatch_nb.maximum import algorithm_1
 from submatch_nb.networks import build, load_data, recipe_for, train
-from submatch_nb.neurons import SubmatchWarning
+from submatch_nb.neurons import SubmatchWarning, load_tensors, save_tensors
 from submatch_nb.simple import simple_matches
 
 DIGITS = load_data("digits", "all")
@@ -217,6 +217,23 @@ def test_round_trip_with_moments(comparison, tmp_path):
         assert torch.equal(ours.gram, theirs.gram) and torch.equal(ours.sum, theirs.sum)
         assert (ours.count, ours.n_x, ours.n_y, ours.error) == (theirs.count, theirs.n_x, theirs.n_y, theirs.error)
     assert again.table(simple=0.4).equals(mine.table(simple=0.4))
+
+
+def test_brackets_and_routes_are_saved(networks, tmp_path):
+    "Also those of a file from before there were any."
+    mine = compare(*networks, IMAGES[:300], ["fc2.relu"], progress=False, precision="exact")
+    path = tmp_path / "c.safetensors"
+    mine.save(path, moments=True)
+    again = Comparison.load(path)
+    for ours, theirs in ((mine.profiles["fc2.relu"], again.profiles["fc2.relu"]),):
+        assert ours.route == theirs.route == "root" == again.moments["fc2.relu"].route
+        for sides in zip((*ours.lower, *ours.upper), (*theirs.lower, *theirs.upper)): np.testing.assert_array_equal(*sides)
+        assert max(np.subtract(high, low, where=np.isfinite(low), out=np.zeros(len(low))).max() for low, high in zip(ours.lower, ours.upper)) < 1e-3
+    tensors, about = load_tensors(path, "comparison")
+    old = {name: t for name, t in tensors.items() if name in ("0.x", "0.y")}
+    save_tensors(path, "comparison", old, layers=[{key: l[key] for key in ("layer", "neuron", "count")} for l in about["layers"]], simple=[])
+    before = Comparison.load(path).profiles["fc2.relu"]
+    assert before.route == "" and before.similarity(0.5) == mine.profiles["fc2.relu"].similarity(0.5) and set(before.lower.x[np.isfinite(before.lower.x)]) == {0}
 
 
 def test_files_that_are_not_a_comparison(comparison, networks, tmp_path):

@@ -215,6 +215,22 @@ def test_streaming_is_all_at_once(batch_size):
     assert streamed["relu"].count == 20 * 16 * 16 and streamed.neurons["relu"] == "channel" and streamed.neurons["fc"] == "unit"
 
 
+def test_precision_and_routes():
+    "Second moments where they tell neurons apart, R factors where they do not or where asked for; the same inner products."
+    a, b = small(0), small(1)
+    plain, exact = collect(a, b, DIGITS, progress=False), collect(a, b, DIGITS, progress=False, precision="exact")
+    assert {m.route for m in plain.values()} == {"gram"} and {m.route for m in exact.values()} == {"root"} and same(plain, exact)
+    with torch.no_grad():  # two units of the last layer that are almost one
+        a[5].weight[1] = a[5].weight[0] * (1 + 1e-6)
+        a[5].bias[1] = a[5].bias[0]
+        a[5].bias[:2] += 3  # alive
+    routes = {layer: m.route for layer, m in collect(a, b, DIGITS, progress=False).items()}
+    assert routes == {"1": "gram", "3": "gram", "6": "root"}
+    few = collect(a, b, DIGITS[:9], ["6"], progress=False)["6"]  # fewer samples than neurons: the activations themselves
+    assert few.route == "root" and few.error == few.skew == 0 and len(few.root) == 9
+    with pytest.raises(ValueError, match="precision is 'high'"): collect(a, b, DIGITS, precision="high")
+
+
 def test_vgg_relu_layers():
     torch.manual_seed(0)
     a, b = vgg11(num_classes=10).eval(), vgg11(num_classes=10).eval()

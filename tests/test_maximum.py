@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from instances import CLOSENESS, KINDS, MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
+from submatch_nb import maximum
 from submatch_nb.match import is_match
-from submatch_nb.maximum import algorithm_1, epsilon_profile, leave, max_match_similarity, maximum_match, span_of, start
+from submatch_nb.maximum import algorithm_1, consequences, epsilon_profile, leave, max_match_similarity, maximum_match, settle, span_of, start
 from submatch_nb.neurons import Moments, SubmatchWarning, digits_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
@@ -247,6 +248,86 @@ def test_span_that_swaps_in_a_nearly_parallel_spare():
                 np.testing.assert_allclose(span.residual2, fresh_residual2(own[:, alive], others), atol=1e-6, err_msg=f"{k} {order}")
 
 
+@pytest.mark.parametrize("settings_", [{"BLOCK": 1}, {"BLOCK": 2}, {"BLOCK": 3, "ROOM": 1}, {"ROOM": 0}, {"SHRINK": 0.9}, {"BLOCK": 3, "SHRINK": 0.6}, {"CONDITION": 0}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_when_rows_settle_or_go_and_when_all_is_factored_afresh_changes_nothing(kind, settings_, monkeypatch):
+    "However few rows may be pending, however soon those of the dead are dropped, however often a pivot says that digits are going, also amid a block."
+    expected = [epsilon_profile(*make(kind, seed)) for seed in range(4)]
+    for name, value in settings_.items(): monkeypatch.setattr(maximum, name, value)
+    for seed, profile in enumerate(expected):
+        other = epsilon_profile(*make(kind, seed))
+        np.testing.assert_allclose(np.r_[other.x, other.y], np.r_[profile.x, profile.y], atol=CLOSENESS.get(kind, 1e-8))
+        agree(*make(kind, seed), CLOSENESS.get(kind, 1e-8))
+
+
+def test_small_pivots_are_factored_afresh(monkeypatch):
+    "What two near duplicates alone explain of others is still known when one, and then both, have left after many."
+    afresh, init = [], maximum.Peel.__init__
+    monkeypatch.setattr(maximum.Peel, "__init__", lambda self, F, *args: (afresh.append(F.shape[1]), init(self, F, *args))[1])
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(2, 40, 8))
+    X[:, 1] = X[:, 0] + 1e-7 * rng.normal(size=40)
+    peel, *_ = start(X, Y)
+    for i in (3, 0, 9, 1): peel.remove(peel.ids == i)
+    assert len(afresh) > 1
+    rest = [2, 4, 5, 6, 7]
+    np.testing.assert_allclose(peel.residual2()[peel.ids >= 8][peel.alive[peel.ids >= 8]], fresh_residual2(X[:, rest], Y[:, [0, *range(2, 8)]]), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("block", [1, 2, 3, 32])
+def test_copies_go_their_own_ways(kind, block, monkeypatch):
+    "Copies of copies, each losing neurons in its own order, before and after rows are settled: every residual is a fresh factorisation's."
+    monkeypatch.setattr(maximum, "BLOCK", block)
+    X, Y = make(kind, 3)
+    columns = np.concatenate([X, Y], 1)
+    rng, peels = np.random.default_rng(block), [start(X, Y)[0]]
+    for _ in range(12):
+        peel = peels[rng.integers(len(peels))]
+        if not peel.alive.any(): continue
+        peels.append(peel.copy())
+        if rng.random() < 0.3: settle(peel.by_x), settle(peel.by_y)
+        if rng.random() < 0.3: peel.arrows(0.3)
+        peel.remove(peel.ids == rng.choice(peel.left()))
+    for peel in peels:
+        residual2 = dict(zip(peel.left().tolist(), peel.residual2()[peel.alive].tolist()))
+        x, y = ([i for i in residual2 if (i < X.shape[1]) == side] for side in (True, False))
+        for own, others in ((x, y), (y, x)):
+            np.testing.assert_allclose([residual2[i] for i in others], fresh_residual2(columns[:, own], columns[:, others]), atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=6)
+@given(seed=SEEDS)
+def test_consequences_of_single_losses(kind, seed):
+    "A neuron said to exceed the limit does, after some have left too; and all that do are named where the state is well conditioned."
+    own, others = (Z / np.linalg.norm(Z, axis=0) for Z in (Z[:, Z.any(0)] for Z in make(kind, seed)))
+    span, alive = span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22), np.ones(own.shape[1], bool)
+    for _ in range(2):
+        for limit in (0.01, 0.3):
+            above = consequences(span, limit).numpy()
+            for i in alive.nonzero()[0]:
+                fresh = fresh_residual2(own[:, alive & (np.arange(len(alive)) != i)], others)
+                assert (fresh[above[i]] > limit - 1e-7).all()
+                if kind in ("gaussian", "relu_features"): assert above[i][fresh > limit + 1e-9].all()
+        gone = alive & (np.random.default_rng(seed).random(len(alive)) < 0.3)
+        if not leave(span, torch.as_tensor(gone)): break
+        alive &= ~gone
+
+
+def test_no_consequence_is_drawn_from_lost_digits():
+    "One of two near duplicates has left: what is known of the other alone is rounding error, until all is factored afresh."
+    rng = np.random.default_rng(0)
+    own, others = rng.normal(size=(2, 30, 6))
+    for distance in (1e-6, 1e-7, 1e-8, 1e-9):
+        own[:, 1] = own[:, 0] + distance * rng.normal(size=30)
+        others[:, 0] = own[:, 1]
+        span = span_of(*(torch.as_tensor(Z / np.linalg.norm(Z, axis=0)) for Z in (own, others)), 1e-22)
+        assert leave(span, torch.arange(6) == 0)
+        above = consequences(span, 0.5)
+        assert not above[1].any() and above[2:].any()
+
+
 def state(peel):
     return [t.clone() for span in (peel.by_x, peel.by_y) for t in vars(span).values() if torch.is_tensor(t)] + [peel.alive.clone(), peel.ids.clone()]
 
@@ -329,6 +410,18 @@ def test_spans_that_fill_the_space_warn():
         assert maximum_match(X, rng.normal(size=(5, 7)), 0.01).similarity == 1
     assert [str(w.message)[:17] for w in caught] == [f"the neurons of {s} " for s in "XY"]
     epsilon_profile(rng.normal(size=(7, 6)), rng.normal(size=(7, 6)))  # six of seven dimensions: no warning
+
+
+def test_activations_too_large_or_small_to_square():
+    "Every neuron keeps its residual on any scale that a float can hold; only exact 0 is dead."
+    X, Y = make("relu_features", 0)
+    profile = epsilon_profile(X, Y)
+    for scale in (1e-300, 1e-160, 1e160, 1e300):
+        for side in (0, 1):
+            A, B = X.copy(), Y.copy()
+            (A, B)[side][:, 1] *= scale
+            other = epsilon_profile(A, B)
+            np.testing.assert_allclose(np.r_[other.x, other.y], np.r_[profile.x, profile.y], atol=1e-9, err_msg=f"{scale} {side}")
 
 
 # What arrays may be

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from instances import KINDS, MILD, exact_residual2, float_residual2, integer_layers, make
 from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.simple import is_unique, simple_matches
-from submatch_nb.neurons import Moments, SubmatchWarning, chance_epsilon, load_tensors, residuals, save_tensors, unit, write_whole
+from submatch_nb.neurons import Moments, SubmatchWarning, chance_epsilon, load_tensors, residuals, rounding, save_tensors, second_moments, unit, write_whole
 
 SEEDS = st.integers(0, 10**6)
 QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
@@ -26,7 +26,7 @@ QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning"
 def test_residuals_are_exact(layers):
     "Against rational arithmetic: a dependent neuron to 1e-14, not to the root of rounding; at any scale."
     X, Y = layers
-    expected = [exact_residual2(x, list(Y.T)) ** 0.5 if x.any() else math.nan for x in X.T]
+    expected = [exact_residual2(tuple(x.tolist()), tuple(map(tuple, Y.T.tolist()))) ** 0.5 if x.any() else math.nan for x in X.T]
     for A, B in ((X, Y), (X * 1e-8, Y * 1e8), (-3 * X * 10.0 ** np.arange(X.shape[1]), Y * 10.0 ** -np.arange(Y.shape[1]))):
         np.testing.assert_allclose(residuals(A, B), expected, atol=1e-14)
 
@@ -119,6 +119,39 @@ def test_moments_are_within_their_own_bound(kind, seed):
                 off = abs(Fraction(moments.gram[i, j].item()) - exact[i][j])
                 assert off**2 <= Fraction(moments.error) ** 2 * exact[i][i] * exact[j][j]
         np.testing.assert_allclose(moments.sum, Z.sum(0), rtol=1e-12, atol=1e-12 * np.abs(Z).sum(0).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=5)
+@given(seed=SEEDS)
+def test_r_factors_are_within_their_own_bound(kind, seed):
+    "For random and for nearly cancelling combinations of neurons, against exact fractions; also after adding parts."
+    X, Y = (Z[:, :4] for Z in make(kind, seed))
+    Z, cut, rng = columns(X, Y), len(X) // 2, np.random.default_rng(seed)
+    length = np.linalg.norm(Z, axis=0)
+    combinations = [rng.normal(size=Z.shape[1]) / np.where(length > 0, length, 1) for _ in range(3)]
+    combinations.append(np.linalg.svd(Z / np.where(length > 0, length, 1))[2][-1] / np.where(length > 0, length, 1))
+    part = lambda rows: Moments(X[rows], Y[rows], root=True)
+    for moments in (part(slice(None)), part(slice(cut)) + part(slice(cut, None)), part(slice(1)) + part(slice(1, None))):
+        assert moments.route == "root" and moments.root.shape[0] <= Z.shape[1] and moments.error < 1e-12 and moments.skew < 1e-11
+        for w in combinations:
+            square = lambda M: sum(sum(Fraction(a) * Fraction(b) for a, b in zip(row, w.tolist())) ** 2 for row in M.tolist())
+            true, held = (float(square(M)) ** 0.5 for M in (Z, moments.root.numpy()))
+            assert abs(true - held) <= (moments.skew * held + moments.error * (np.abs(w) * length).sum()) * (1 + 1e-6)
+
+
+def test_r_factors_in_files_and_sums(tmp_path):
+    X, Y = make("relu_features", 0)
+    root, gram = Moments(X, Y, root=True), Moments(X, Y)
+    root.save(tmp_path / "m.safetensors")
+    again = Moments.load(tmp_path / "m.safetensors")
+    assert torch.equal(again.root, root.root) and (again.route, again.error, again.skew, again.count) == ("root", root.error, root.skew, root.count)
+    assert "R factor" in repr(again) and gram.route == "gram" and "R factor" not in repr(gram)
+    assert torch.allclose(root.gram, gram.gram) and torch.allclose(root.swap().gram, gram.swap().gram) and root.swap().root is not None
+    assert (root + root).route == "root" and (root + gram).route == "gram" == (gram + root).route
+    for total in (root + gram, root.squared()): assert total.error > gram.error and torch.allclose(total.gram, gram.gram * (total.count // gram.count))
+    assert Moments(X * 0, Y, root=True).dead.x.tolist() == list(range(X.shape[1])) == (Moments(X * 0, Y, root=True) + Moments(X * 0, Y, root=True)).dead.x.tolist()
+    with pytest.raises(ValueError, match="too large or too small"): Moments(X * 1e200, Y, root=True)
 
 
 def test_the_bound_grows_with_what_was_added():
@@ -354,3 +387,16 @@ def test_files_have_the_mode_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
     Moments(*make("gaussian", 0)).save(tmp_path / "m.safetensors")
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("n, strip, chunk", [(1, 4, 4), (5, 2, 3), (6, 3, 4), (7, 100, 100), (8, 4, 1)])
+def test_second_moments_in_strips_and_chunks(n, strip, chunk, monkeypatch):
+    "Whatever the sizes: every product of two neurons, both ways round, and a bound that grows with what is summed in a row."
+    monkeypatch.setattr("submatch_nb.neurons.STRIP", strip)
+    monkeypatch.setattr("submatch_nb.neurons.CHUNK", chunk)
+    Z = torch.as_tensor(np.random.default_rng(n).normal(size=(9, n)))
+    gram, error = second_moments(Z)
+    assert torch.equal(gram, gram.T)
+    length = Z.norm(dim=0)
+    assert ((gram - Z.T @ Z).abs() <= 2 * error * torch.outer(length, length) + 1e-30).all()
+    assert error == rounding(min(chunk, 9) + -(-9 // chunk) - 1)

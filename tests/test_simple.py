@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from instances import CLOSENESS, KINDS, MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
+from submatch_nb import maximum, simple
 from submatch_nb.match import Match, is_match
-from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
+from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match, start
 from submatch_nb.neurons import Moments, SubmatchWarning, digits_layers
-from submatch_nb.simple import algorithm_2, is_unique, minimum_match, simple_matches
+from submatch_nb.simple import algorithm_2, is_unique, minimum_match, needs, simple_matches
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
@@ -112,6 +113,57 @@ def test_search_is_algorithm_2_in_the_same_order(kind, seed):
         assert union == maximum
         order = np.random.default_rng(seed).permutation(n)
         assert minimum_match(X, Y, v, epsilon, order) == algorithm_2(X, Y, v, epsilon, order)
+
+
+@pytest.mark.parametrize("settings_", [{"BLOCK": 1}, {"BLOCK": 2, "ROOM": 1}, {"BLOCK": 3, "SHRINK": 0.6}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_search_with_hardly_anything_pending(kind, settings_, monkeypatch):
+    "Rows settle within trials and between them, dead ones are dropped at once, states are factored afresh: the answer stays Algorithm 2's."
+    for name, value in settings_.items(): monkeypatch.setattr(maximum, name, value)
+    X, Y = make(kind, 4)
+    for epsilon in some_epsilons(X, Y, CLOSENESS.get(kind, 1e-7)):
+        every = simple_matches(X, Y, epsilon, orders=2)
+        for v in list(algorithm_1(X, Y, epsilon))[::5]: assert every.of(v) == list(dict.fromkeys(algorithm_2(X, Y, v, epsilon, order) for order in (None, 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrows_foretell_only_what_happens(kind):
+    "A neuron said to need another is not in the maximum match without it."
+    X, Y = make(kind, 6)
+    total = X.shape[1] + Y.shape[1]
+    for epsilon in some_epsilons(X, Y, CLOSENESS.get(kind, 1e-7), 3):
+        peel = start(X, Y, epsilon)[0].down_to(epsilon)
+        left = peel.left()
+        for u, row in enumerate(needs(peel, left, epsilon, total)):
+            rest = np.setdiff1d(left, u)
+            without = algorithm_1(X, Y, epsilon, rest[rest < X.shape[1]], rest[rest >= X.shape[1]] - X.shape[1])
+            kept = {*without.x, *(without.y + X.shape[1])}
+            assert not kept & set(left[row].tolist())
+
+
+def test_arrows_save_trials():
+    "On a trained layer, where most trials would fail; the answers are the same without arrows."
+    X, Y = digits_layers(32)
+    def search(needs):
+        trials, copy = [], maximum.Peel.copy
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(maximum.Peel, "copy", lambda self: (trials.append(1), copy(self))[1])
+            patch.setattr(simple, "needs", needs)
+            return [minimum_match(X, Y, v, 0.2) for v in maximum_match(X, Y, 0.2)], len(trials)
+    with_arrows, few = search(needs)
+    without, many = search(lambda peel, group, epsilon, total: torch.arange(total)[:, None] == group)
+    assert with_arrows == without and few < 0.6 * many
+
+
+def test_table_of_sizes():
+    X, Y = make("duplicates", 2)
+    simple = simple_matches(X, Y, 0.3, orders=6)
+    table = simple.table()
+    assert table.v.tolist() == [f"{side}{i}" for side, i in simple.neurons] and table.distinct.max() > 1
+    for (_, row), v in zip(table.iterrows(), simple.neurons):
+        sizes = [len(m) for m in simple.of(v)]
+        assert (row.distinct, row.smallest, row.largest) == (len(sizes), min(sizes), max(sizes)) and row.smallest == len(simple.smallest(v))
+    assert list(simple_matches(*np.random.default_rng(0).normal(size=(2, 50, 3)), 0.1).table().columns) == list(table.columns)
 
 
 def test_a_neuron_that_left_by_itself_is_not_dropped_again():

@@ -1,0 +1,159 @@
+"""Proven brackets: outside them no membership differs from exact arithmetic; and on trained layers they are narrow."""
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from exact import critical2, critical2_wide
+from instances import KINDS, make
+from submatch_nb.maximum import Profile, epsilon_profile, maximum_match
+from submatch_nb.neurons import Moments, Sides, digits_layers
+
+pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+
+
+def conditioned(rng, n, d):
+    "Two layers with condition numbers from 1 to 1e12, in part of a shared subspace, some neurons nearly or exactly alike."
+    shared = rng.normal(size=(d, n))
+    def side():
+        k = int(rng.integers(1, n + 1))
+        U = np.linalg.qr(np.concatenate([shared[:, :k], rng.normal(size=(d, n))], 1))[0][:, :n]
+        Z = U * np.logspace(0, -rng.uniform(0, 12), n) @ np.linalg.qr(rng.normal(size=(n, n)))[0]
+        Z += 10.0 ** -rng.integers(0, 12) * rng.normal(size=Z.shape) * (rng.random(n) < 0.3)
+        near, to = rng.integers(0, n, 2)
+        if rng.random() < 0.5: Z[:, near] = Z[:, to] * (1 + 10 ** rng.uniform(-15, -1) * rng.normal(size=d))
+        return Z * 10 ** rng.uniform(-3, 3, n)
+    return side(), side()
+
+
+def hostile(seed, most=12):
+    "One of the kinds of `instances`, or one with a bad condition number; up to `most` neurons a side."
+    rng = np.random.default_rng(seed)
+    if rng.random() < 0.5: return conditioned(rng, int(rng.integers(2, most + 1)), int(rng.integers(most + 1, 3 * most)))
+    return tuple(Z[:, :most] for Z in make(rng.choice(list(KINDS)), seed))
+
+
+def routes(X, Y, cut):
+    "Every way to the same answer."
+    yield X, Y
+    for root in (False, True):
+        yield (Moments(X, Y, root),)
+        yield (Moments(X[:cut], Y[:cut], root) + Moments(X[cut:], Y[cut:], root),)
+    yield (Moments(X[:cut], Y[:cut]) + Moments(X[cut:], Y[cut:], True),)
+
+
+def near(rng, exact2):
+    "Epsilons within 1e-16 to 1e-6 of a critical one, on either side, and at it."
+    for c2 in {c2 for c2 in exact2 if c2 is not None}:
+        for e in (float(c2) ** 0.5, float(c2) ** 0.5 + rng.choice([-1, 1]) * 10.0 ** -rng.integers(6, 17)):
+            if 0 <= e < 1: yield e
+
+
+def check(X, Y, exact2, seed):
+    "Every route: the brackets hold what is exact, and decided memberships are right."
+    rng, dead = np.random.default_rng(seed), np.array([c2 is None for c2 in exact2])
+    for data in routes(X, Y, len(X) // 2):
+        profile = epsilon_profile(*data)
+        value, lower, upper = (np.concatenate(sides) for sides in ((profile.x, profile.y), profile.lower, profile.upper))
+        assert (lower <= value).all() and (value <= upper).all() and np.isinf(lower[dead]).all() and np.isfinite(upper[~dead]).all()
+        for c2, low, high in zip(exact2, lower.tolist(), upper.tolist()):
+            if c2 is not None: assert Fraction(low) ** 2 <= c2 <= Fraction(high) ** 2, (seed, data, low, float(c2) ** 0.5, high)
+        for i, epsilon in enumerate(near(rng, exact2)):
+            open_x, open_y = profile.undecided(epsilon)
+            decided = np.r_[~np.isin(np.arange(X.shape[1]), open_x), ~np.isin(np.arange(Y.shape[1]), open_y)]
+            expected = np.array([c2 is not None and c2 <= Fraction(epsilon) ** 2 for c2 in exact2])
+            for match in [profile.match(epsilon)] + ([maximum_match(*data, epsilon=epsilon)] if i < 3 else []):
+                inside = np.r_[np.isin(np.arange(X.shape[1]), match.x), np.isin(np.arange(Y.shape[1]), match.y)]
+                assert (inside == expected)[decided].all(), (seed, data, epsilon)
+
+
+def check_small(seeds):
+    for seed in seeds:
+        X, Y = hostile(seed)
+        check(X, Y, critical2(X, Y), seed)
+
+
+def check_wide(seeds):
+    for seed in seeds:
+        X, Y = conditioned(np.random.default_rng(seed), 64, 140)
+        check(X, Y, critical2_wide(X, Y), seed)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_no_decided_membership_is_wrong(part): check_small(range(part * 50, part * 50 + 50))
+
+def test_no_decided_membership_is_wrong_in_wide_layers(): check_wide(range(2))
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(100))
+def test_no_decided_membership_is_wrong_in_10_000(part): check_small(range(part * 100, part * 100 + 100))
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(20))
+def test_no_decided_membership_is_wrong_in_200_wide_layers(part): check_wide(range(part * 10, part * 10 + 10))
+
+
+# Not vacuous
+
+def share_undecided(profile):
+    draws = np.random.default_rng(0).uniform(0.1, 0.6, 1000)
+    return np.mean([sum(map(len, profile.undecided(epsilon))) for epsilon in draws]) / (len(profile.x) + len(profile.y))
+
+
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("way", [lambda X, Y: (X, Y), lambda X, Y: (Moments(X, Y),), lambda X, Y: (Moments(X, Y, root=True),),
+                                 lambda X, Y: (Moments(X[:900], Y[:900], root=True) + Moments(X[900:], Y[900:], root=True),)], ids=["activations", "moments", "root", "roots added"])
+def test_brackets_of_trained_layers_are_narrow(width, way):
+    profile = epsilon_profile(*way(*digits_layers(width)))
+    lower, upper = (np.concatenate(sides) for sides in (profile.lower, profile.upper))
+    live = np.isfinite(lower)
+    assert share_undecided(profile) < 1e-3 and (upper[live] - lower[live]).max() < 1e-6
+
+
+def test_near_copies_are_resolved_by_the_root_only():
+    "Second moments cannot hold a difference of 1e-8; upper bounds stay narrow even so."
+    X, Y = digits_layers(32)
+    twin = X[:, 7] + 1e-8 * np.linalg.norm(X[:, 7]) / len(X)**0.5 * np.random.default_rng(0).normal(size=len(X))
+    X = np.c_[X, twin]
+    by_gram, by_root, plain = epsilon_profile(Moments(X, Y)), epsilon_profile(Moments(X, Y, root=True)), epsilon_profile(X, Y)
+    assert share_undecided(by_gram) > 0.01 and share_undecided(by_root) < 1e-3 and plain.route == "root" == by_root.route and by_gram.route == "gram"
+    live = np.isfinite(by_gram.y)
+    assert (by_gram.upper.y[live] - by_gram.y[live]).max() < 1e-6 and (by_gram.lower.y[live] <= by_root.y[live]).all()
+
+
+def test_a_tie_is_undecided():
+    "r(x | y) = 4/5 exactly; float64 has no 4/5."
+    profile = epsilon_profile([[3.0], [4]], [[1.0], [0]])
+    for epsilon, open_ in ((0.8, 1), (0.8 - 1e-9, 0), (0.8 + 1e-9, 0)): assert [len(s) for s in profile.undecided(epsilon)] == [open_, open_]
+    with pytest.raises(ValueError, match="epsilon is 1"): profile.undecided(1)
+
+
+def test_dead_neurons_are_never_undecided():
+    X, Y = make("dead", 3)
+    for dead, value in (("exclude", np.inf), ("literal", 0)):
+        profile = epsilon_profile(X, Y, dead=dead)
+        gone = ~X.any(0)
+        assert (profile.lower.x[gone] == value).all() and (profile.upper.x[gone] == value).all() and gone.any()
+
+
+def test_a_profile_without_brackets_knows_nothing():
+    profile = Profile([0.2, np.inf], [0.3], 10)
+    assert profile.lower.x.tolist() == [0, np.inf] and profile.upper.x.tolist() == [1, np.inf] and profile.undecided(0.5).x.tolist() == [0] and profile.route == ""
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_copies_leave_the_brackets_as_they_are(root):
+    "Identical neurons are known to be so; those that are identical in one batch only are not."
+    X, Y = digits_layers(32)
+    copies = np.c_[X, X[:, [7, 3]]], np.c_[Y[:, :1], Y]
+    first, second = (Moments(*(Z[rows] for Z in copies), root=root) for rows in (slice(900), slice(900, None)))
+    for moments in (Moments(*copies, root=root), first + second, (first + second).swap().swap()):
+        assert moments.alike.tolist() == [*range(32), 7, 3, 34, 34, *range(36, 67)]
+        one, two = epsilon_profile(Moments(X, Y, root=root)), epsilon_profile(moments)
+        assert share_undecided(two) < 1e-3
+        np.testing.assert_allclose(two.upper.x, one.upper.x[[*range(32), 7, 3]], atol=1e-6)
+        np.testing.assert_allclose(two.lower.y, one.lower.y[[0, *range(32)]], atol=1e-6)
+    half = np.c_[X, X[:, 7]]
+    half[0, -1] += 1
+    assert (Moments(half[:900], Y[:900]) + Moments(half[900:], Y[900:])).alike.tolist() == list(range(65))
+    assert epsilon_profile(np.c_[X, 3 * X[:, 7]], Y).upper.x[-1] == pytest.approx(one.upper.x[7], abs=1e-6)
