@@ -122,7 +122,7 @@ def converted(nb, labels, name, cfg):
         for cls, method in defined(code)[1] if found & {"export", "exporti"} else []: patched.setdefault(cls, []).append(method)
     for i, (cell, found, code) in enumerate(read):
         if cell.cell_type == "markdown":
-            if "readme" in cell.metadata.get("tags", []): continue
+            if {"colab", "readme"} & set(cell.metadata.get("tags", [])): continue
             cell.source = prose(cell.source, labels)
             yield cell
             if i == 0 and module: yield nbformat.v4.new_markdown_cell(run_this(name, cfg))

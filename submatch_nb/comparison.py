@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EPSILONS', 'Comparison', 'compare']
 
-# %% ../nbs/07_comparison.ipynb #d336aa89
+# %% ../nbs/07_comparison.ipynb #6f986776
 import warnings
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from .neurons import COLORS, Moments, Sides, SubmatchWarning, load_tensors, save_tensors, warn
-from .maximum import Profile, epsilon_profile
+from .maximum import Profile, epsilon_profile, start
 from .match import check_epsilon
 from .simple import SimpleMatches, as_match, name_neuron, simple_matches
 from .layers import collect
@@ -31,20 +31,33 @@ def _profile(
     for w in caught: warn(f"layer {layer!r}: {w.message}")
     return profile
 
-# %% ../nbs/07_comparison.ipynb #2cbb12d7
+# %% ../nbs/07_comparison.ipynb #b3c48f28
+def _residuals(
+    moments,  # `Moments` of one layer
+) -> Sides:   # (n_x,) and (n_y,) arrays, NaN for a dead neuron
+    "Residual of each neuron on all neurons of the other network."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)  # the profile has warned
+        peel, n, _ = start(moments, None)
+    residual = np.full(sum(n), np.nan)
+    residual[peel.ids.cpu()] = peel.residual2().clamp(min=0).sqrt().cpu()
+    return Sides(residual[:n.x], residual[n.x:])
+
+# %% ../nbs/07_comparison.ipynb #afae222f
 class Comparison:
     """Two networks compared, layer by layer, in the order of their depth.
 
     `.layers`: names; and for each layer `.profiles` (every epsilon at once), `.counts` (samples), `.neurons` (what a neuron is: "channel",
-    "unit" or "feature"), and `.moments`, empty where it was loaded from a file without them. Networks a and b are X and Y of chapters 00 to 03.
+    "unit" or "feature"), `.residuals` (of each neuron on the whole other layer, where known), and `.moments`, empty where it was loaded from a file without them. Networks a and b are X and Y of chapters 00 to 03.
     """
     def __init__(self,
         profiles,    # layer -> `Profile`
         neurons,     # layer -> what a neuron is
         moments={},  # layer -> `Moments`
         simple={},   # epsilon -> layer -> `SimpleMatches`
+        residuals={},  # layer -> residual of each neuron on the whole other layer
     ):
-        self.profiles, self.neurons, self.moments, self._simple = dict(profiles), dict(neurons), dict(moments), dict(simple)
+        self.profiles, self.neurons, self.moments, self._simple, self.residuals = dict(profiles), dict(neurons), dict(moments), dict(simple), dict(residuals)
 
     @classmethod
     def from_moments(cls,
@@ -52,7 +65,8 @@ class Comparison:
     ):
         "Analyse what has been collected. Warns, naming the layer, where the neurons span all of sample space."
         neurons = getattr(moments, "neurons", dict.fromkeys(moments, "neuron"))
-        return cls({layer: _profile(layer, m) for layer, m in moments.items()}, neurons, moments)
+        profiles = {layer: _profile(layer, m) for layer, m in moments.items()}
+        return cls(profiles, neurons, moments, residuals={layer: _residuals(m) for layer, m in moments.items()})
 
     @property
     def layers(self) -> list[str]: return list(self.profiles)
@@ -313,7 +327,7 @@ def _unpack_simple(mask, of, epsilon, n) -> SimpleMatches:
     for v, i in of.tolist(): found.setdefault(name_neuron(v, n), []).append(matches[i])
     return SimpleMatches(found, epsilon, n)
 
-# %% ../nbs/07_comparison.ipynb #582802c9
+# %% ../nbs/07_comparison.ipynb #b21482df
 @patch
 def save(self: Comparison,
     path,           # file to write
@@ -325,25 +339,27 @@ def save(self: Comparison,
     for i, (layer, p) in enumerate(self.profiles.items()):
         tensors |= {f"{i}.x": p.x, f"{i}.y": p.y, f"{i}.lower": np.concatenate(p.lower), f"{i}.upper": np.concatenate(p.upper)}
         about.append({"layer": layer, "neuron": self.neurons[layer], "count": p.count, "route": p.route})
+        if layer in self.residuals: tensors[f"{i}.residual"] = np.concatenate(self.residuals[layer])
         for j, found in enumerate(self._simple.values()): tensors |= {f"{i}.simple{j}.{k}": t for k, t in _pack_simple(found[layer]).items()}
         if moments:
             parts, about[-1]["moments"] = self.moments[layer].parts()
             tensors |= {f"{i}.{name}": t for name, t in parts.items()}
     save_tensors(path, "comparison", tensors, layers=about, simple=list(self._simple))
 
-# %% ../nbs/07_comparison.ipynb #ced8c75d
+# %% ../nbs/07_comparison.ipynb #9aa502dd
 def _unpack(
     tensors,  # by name
     about,    # the JSON values
 ) -> Comparison:
     "The inverse of `save`."
-    profiles, neurons, moments, simple = {}, {}, {}, {e: {} for e in about["simple"]}
+    profiles, neurons, moments, simple, residuals = {}, {}, {}, {e: {} for e in about["simple"]}, {}
     for i, l in enumerate(about["layers"]):
         part = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
         layer, x, y = l["layer"], part["x"].numpy(), part["y"].numpy()
         bars = [Sides(*np.split(part[name].numpy(), [len(x)])) for name in ("lower", "upper") if name in part]  # older files have none
         profiles[layer], neurons[layer] = Profile(x, y, l["count"], *bars, route=l.get("route", "")), l["neuron"]
+        if "residual" in part: residuals[layer] = Sides(*np.split(part["residual"].numpy(), [len(x)]))
         held = {name: part[name] for name in ("gram", "root", "sum", "alike") if name in part}
         if "moments" in l: moments[layer] = Moments._of(**held, **{"count": l["count"]} | l["moments"])
         for j, e in enumerate(simple): simple[e][layer] = _unpack_simple(part[f"simple{j}.mask"], part[f"simple{j}.of"], e, Sides(len(x), len(y)))
-    return Comparison(profiles, neurons, moments, simple)
+    return Comparison(profiles, neurons, moments, simple, residuals)

@@ -6,7 +6,7 @@
 __all__ = ['WIDE', 'SAMPLE', 'drawn', 'minimum_matches', 'asset', 'demo_comparison', 'pack', 'check_layer', 'explore', 'fragment',
            'save_html']
 
-# %% ../nbs/08_explorer.ipynb #e4bd1245
+# %% ../nbs/08_explorer.ipynb #5f451ff8
 import functools
 import html
 import json
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .neurons import TOLERANCE, Moments, Sides, SubmatchWarning, write_whole
+from .neurons import TOLERANCE, Sides, SubmatchWarning, write_whole
 from .match import Match, check_epsilon
-from .maximum import Profile, start
+from .maximum import start
 from .simple import as_match, check_neuron, name_neuron, only, search, simple_matches
 from .comparison import EPSILONS, Comparison, _short
 
@@ -83,16 +83,6 @@ def _pack(
     place = {m: i for i, m in enumerate(distinct)}
     return {"epsilon": epsilon, "masks": b64encode(np.packbits(masks, 1, "little").tobytes()).decode(), "of": [[v, place[m]] for v, m in found.items()]}
 
-# %% ../nbs/08_explorer.ipynb #c1e8ddbf
-def _residuals(
-    moments,  # `Moments` of one layer
-) -> Sides:   # (n_x,) and (n_y,) arrays, infinite for a dead neuron
-    "Residual of each neuron on all neurons of the other network."
-    peel, n, _ = start(moments, None)
-    residual = np.full(sum(n), np.inf)
-    residual[peel.ids.cpu()] = peel.residual2().clamp(min=0).sqrt().cpu()
-    return Sides(residual[:n.x], residual[n.x:])
-
 # %% ../nbs/08_explorer.ipynb #15b3fb39
 def asset(
     name,  # of a file
@@ -104,18 +94,18 @@ def demo_comparison() -> Comparison:
     "The comparison of `submatch demo`: two small VGGs that learnt scikit-learn's digits from seeds 0 and 1, on all 1,797 images. `make data` makes the file."
     with as_file(asset("demo.safetensors")) as path: return Comparison.load(path)
 
-# %% ../nbs/08_explorer.ipynb #403e757b
+# %% ../nbs/08_explorer.ipynb #eacf8926
 def _layer(
     comparison,
     layer,  # its name
     short,  # a shorter one, for the strip over depth
 ) -> dict:
     "What the page has to know about one layer."
-    profile, moments = comparison.profiles[layer], comparison.moments.get(layer)
+    profile = comparison.profiles[layer]
     group = drawn(profile)
     found = {e: _smallest(comparison, layer, group, e) for e in EPSILONS}
     wide = max(len(profile.x), len(profile.y)) > WIDE
-    residual = moments and _residuals(moments)
+    residual = comparison.residuals.get(layer)
     return {"name": layer, "short": short, "kind": comparison.neurons[layer], "count": profile.count, "chance": profile.chance, "full": profile.count <= profile.live,
             "x": _numbers(profile.x), "y": _numbers(profile.y), "sampled": len(group) if wide else 0, "residual": residual and {"x": _numbers(residual.x), "y": _numbers(residual.y)},
             "simple": [_pack(f, e) for e, f in found.items() if f]}

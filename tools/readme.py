@@ -14,7 +14,7 @@ IMAGES = "nbs/images"
 def readme():
     "The text of README.md and the pictures in it, by file name."
     nb = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
-    nb.cells = [cell for cell in nb.cells if not cell.source.startswith(("#| hide", "#| explorer"))]
+    nb.cells = [cell for cell in nb.cells if not cell.source.startswith(("#| hide", "#| explorer")) and "colab" not in cell.metadata.get("tags", [])]
     for cell in nb.cells:
         if cell.cell_type == "markdown": cell.source = re.sub(r"\]\((\w+\.ipynb|images/)", r"](nbs/\1", cell.source)
         else: cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
