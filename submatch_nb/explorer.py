@@ -33,13 +33,13 @@ def _numbers(
     return b64encode(np.asarray(values, "<f8").tobytes()).decode()
 
 # %% ../nbs/08_explorer.ipynb #3de1f257
-WIDE = 128   # most neurons a side of a layer whose neurons all come with their smallest matches
+WIDE = 128   # most neurons a side of a layer whose neurons all come with their v-minimum matches
 SAMPLE = 64  # how many do in a wider one
 
 def drawn(
     profile,  # `Profile` of a layer
 ) -> np.ndarray:  # numbers, the first network's neurons first
-    "The neurons whose smallest matches are found: all that match at the largest of the paper's epsilon, or in a wide layer a sample of them, drawn with seed 0."
+    "The neurons whose v-minimum matches are found: all that match at the largest of the paper's epsilon, or in a wide layer a sample of them, drawn with seed 0."
     matched = (np.concatenate([profile.x, profile.y]) <= max(EPSILONS)).nonzero()[0]
     if max(len(profile.x), len(profile.y)) <= WIDE: return matched
     return np.sort(np.random.default_rng(0).permutation(matched)[:SAMPLE])
@@ -59,13 +59,13 @@ def minimum_matches(
     return dict(sorted((v, match) for agreeing, ids in found for match in [as_match(ids.cpu(), epsilon, n)] for v in agreeing.tolist()))
 
 # %% ../nbs/08_explorer.ipynb #958e986f
-def _smallest(
+def _minimum(
     comparison,
     layer,    # its name
     group,    # numbers of neurons
     epsilon,  # in [0, 1)
 ) -> dict[int, Match]:
-    "The smallest match of each neuron of the group that is known, or can be found."
+    "A v-minimum match of each neuron of the group, the smallest that is known, or one that can be found."
     if epsilon in comparison._simple:
         found = comparison._simple[epsilon][layer]
         names = {v: name_neuron(v, found.n) for v in group.tolist()}
@@ -103,7 +103,7 @@ def _layer(
     "What the page has to know about one layer."
     profile = comparison.profiles[layer]
     group = drawn(profile)
-    found = {e: _smallest(comparison, layer, group, e) for e in EPSILONS}
+    found = {e: _minimum(comparison, layer, group, e) for e in EPSILONS}
     wide = max(len(profile.x), len(profile.y)) > WIDE
     residual = comparison.residuals.get(layer)
     return {"name": layer, "short": short, "kind": comparison.neurons[layer], "count": profile.count, "chance": profile.chance, "full": profile.count <= profile.live,

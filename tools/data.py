@@ -26,7 +26,7 @@ def picture(page):
         browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 900, "height": 800}, device_scale_factor=1.5)
         tab.goto(page.as_uri())
-        tab.locator(".grid span").nth(3).hover()
+        tab.locator(".grid span").nth(60).hover()
         tab.locator(".submatch-explorer").screenshot(path=ROOT / "nbs/images/explorer.png")
         browser.close()
 

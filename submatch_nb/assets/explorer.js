@@ -233,8 +233,8 @@ function render({ model, el }) {
       quiet((layer.chance <= epsilon ? (layer.full ? "There are no more samples than neurons, so everything matches and the similarity says nothing. "
                                                    : "At or above the chance level: random neurons would match as well. ") : "") +
         "Squares are neurons by critical ε, the ε from which each matches; filled ones match now, dotted ones are dead." +
-        (layer.sampled ? ` Smallest matches are stored for ${layer.sampled} neurons drawn at random (seed 0).` : "") +
-        (known.length ? "" : " No smallest matches were stored with this comparison."))];
+        (layer.sampled ? ` Minimal matches are stored for ${layer.sampled} neurons drawn at random (seed 0).` : "") +
+        (known.length ? "" : " No minimal matches were stored with this comparison."))];
   }
 
   function describe(layer, v, epsilon, match, size) {
@@ -250,10 +250,10 @@ function render({ model, el }) {
 
   function unknown(layer, v, critical) {
     const next = layer.simple.find(s => s.of.has(number(layer, v)));
-    if (next) return `Its smallest match is stored from ε = ${next.epsilon} on.`;
-    if (!layer.simple.length) return "No smallest matches were stored with this comparison.";
+    if (next) return `Its minimal match is stored from ε = ${next.epsilon} on.`;
+    if (!layer.simple.length) return "No minimal matches were stored with this comparison.";
     if (critical > layer.simple.at(-1).epsilon) return `It is in no match at the stored ε, ${layer.simple.map(s => s.epsilon).join(", ")}.`;
-    return `Its smallest match is not stored: only those of ${layer.sampled} neurons drawn at random (seed 0) are.`;
+    return `Its minimal match is not stored: only those of ${layer.sampled} neurons drawn at random (seed 0) are.`;
   }
 
   function showLayer() {
