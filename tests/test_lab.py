@@ -46,7 +46,8 @@ def lab(tmp_path_factory):
         yield address, home
     finally:
         server.terminate()
-        server.wait(30)
+        try: server.wait(30)
+        except subprocess.TimeoutExpired: server.kill()
 
 
 def run_all(browser, lab, name="chapter.ipynb"):
