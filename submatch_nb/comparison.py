@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EPSILONS', 'Comparison', 'compare']
 
-# %% ../nbs/07_comparison.ipynb #6f986776
+# %% ../nbs/07_comparison.ipynb #12d1ba2c
 import warnings
 
 import matplotlib.pyplot as plt
@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .neurons import COLORS, Moments, Sides, SubmatchWarning, load_tensors, save_tensors, warn
+from .neurons import Moments, Sides, SubmatchWarning, load_tensors, save_tensors, warn
 from .maximum import Profile, epsilon_profile, start
+from .maximum import plot_profile as draw_profile
 from .match import check_epsilon
 from .simple import SimpleMatches, as_match, name_neuron, simple_matches
 from .layers import collect
@@ -275,15 +276,7 @@ def plot(self: Comparison,
     ax.set(xlabel="layer, from input to output", ylabel="maximum match similarity")
     return fig
 
-# %% ../nbs/07_comparison.ipynb #ae4936b6
-def _share(
-    critical,  # critical epsilon of some neurons
-    grid,      # sorted
-) -> np.ndarray:
-    "The share of them that is at most each value of the grid."
-    return np.searchsorted(np.sort(critical), grid, side="right") / len(critical)
-
-# %% ../nbs/07_comparison.ipynb #5666b086
+# %% ../nbs/07_comparison.ipynb #11c802b6
 @patch
 def plot_profile(self: Comparison,
     layer,          # its name
@@ -293,19 +286,9 @@ def plot_profile(self: Comparison,
     "Similarity of one layer against epsilon, and the share of each network that matches. Raises KeyError for a layer that is not there."
     if layer not in self.profiles: raise KeyError(f"no layer {layer!r} in this comparison; its layers: {', '.join(self.layers)}")
     if baseline is not None: _check_baseline(self, baseline)
-    profile, grid = self.profiles[layer], np.linspace(0, 1, 1001)[:-1]
-    fig, ax = _figure(7, 3.6)
-    ax.plot(grid, _share(profile.x, grid), color=COLORS["a"], linewidth=1, label="network a alone")
-    ax.plot(grid, _share(profile.y, grid), color=COLORS["b"], linewidth=1, label="network b alone")
-    ax.plot(grid, profile.similarity(grid), color=COLORS["ink"], linewidth=2, label="similarity")
-    if baseline is not None: ax.plot(grid, baseline.profiles[layer].similarity(grid), "--", color=COLORS["ink"], linewidth=1.2, label="baseline")
-    ax.axvline(profile.chance, color=COLORS["chance"], linestyle=":", linewidth=2, label="Gaussian chance level")
-    if epsilon is not None:
-        s = profile.similarity(epsilon)
-        ax.plot([epsilon, epsilon, 0], [0, s, s], color=COLORS["matched"], linewidth=1)
-        ax.plot(epsilon, s, "o", color=COLORS["matched"], label=f"ε = {epsilon:g}: {s:.3f}", clip_on=False)
-    ax.set(xlim=(0, 1), xlabel="ε", ylabel="share of the neurons", title=f"{layer}: {len(profile.x)} + {len(profile.y)} {self.neurons[layer]}s, {profile.count:,} samples")
-    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    profile, (fig, ax) = self.profiles[layer], _figure(7, 3.6)
+    draw_profile(profile, epsilon, ax, baseline and baseline.profiles[layer])
+    ax.set_title(f"{layer}: {len(profile.x)} + {len(profile.y)} {self.neurons[layer]}s, {profile.count:,} samples")
     return fig
 
 # %% ../nbs/07_comparison.ipynb #55a19e1a

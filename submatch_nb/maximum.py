@@ -570,27 +570,32 @@ def epsilon_profile(
     peel, _, moments = start(X, Y)
     return peel_all(peel, moments, dead)
 
-# %% ../nbs/02_maximum.ipynb #f294b12b
+# %% ../nbs/02_maximum.ipynb #ad099b0e
 def plot_profile(
-    profile,       # of one layer in two networks
-    epsilon=None,  # mark this epsilon, and light the neurons in the match
-    axis=None,     # matplotlib Axes to draw on; None: a new figure
+    profile,        # of one layer in two networks
+    epsilon=None,   # mark this epsilon, and light the neurons in the match
+    axis=None,      # matplotlib Axes to draw on; None: a new figure
+    baseline=None,  # another profile, whose similarity is drawn dashed
 ):  # the Axes
-    "Similarity against epsilon, with the chance level."
-    axis = axis or plt.subplots(figsize=(6, 3), layout="constrained")[1]
+    "Similarity against epsilon, the share of each network, and the chance level; below, every neuron at its critical epsilon."
+    axis = axis or plt.subplots(figsize=(7, 3.4), layout="constrained")[1]
     grid = np.unique([*np.linspace(0, .999, 500), *profile.breakpoints[profile.breakpoints < 1]])
-    axis.plot(grid, profile.similarity(grid), color=COLORS["matched"], linewidth=2, drawstyle="steps-post")
-    if 0 < profile.chance < 1: axis.axvline(profile.chance, color=COLORS["chance"], linestyle=":", label="Gaussian chance level")
+    draw = lambda shares, **style: axis.plot(grid, shares, drawstyle="steps-post", **style)
     for height, color, values in ((-.09, "a", profile.x), (-.19, "b", profile.y)):
+        draw(np.searchsorted(np.sort(values), [within(e) for e in grid], side="right") / len(values), color=COLORS[color], linewidth=1, label=f"network {color.upper()} alone")
         lit = values <= within(epsilon) if epsilon is not None else np.isfinite(values)
         for on in (True, False):
             axis.plot(np.minimum(values, 1)[lit == on], np.full((lit == on).sum(), height), "|", ms=9, color=COLORS[color], alpha=1 if on else .25)
-        axis.annotate("network A" if color == "a" else "network B", (1.01, height), xycoords=("axes fraction", "data"), color=COLORS[color], va="center", fontsize=9)
+    draw(profile.similarity(grid), color=COLORS["matched"], linewidth=2, label="similarity")
+    if baseline is not None: draw(baseline.similarity(grid), color=COLORS["matched"], linewidth=1.2, linestyle="--", label="baseline")
+    if 0 < profile.chance < 1: axis.axvline(profile.chance, color=COLORS["chance"], linestyle=":", linewidth=2, label="Gaussian chance level")
     if epsilon is not None:
-        axis.axvline(epsilon, color=COLORS["ink"], linestyle="--", linewidth=1)
-        axis.set_title(f"similarity {profile.similarity(epsilon):.3f} at ε = {epsilon:g}")
-    axis.set(xlabel="ε", ylabel="maximum match similarity", xlim=(0, 1), ylim=(-.27, 1.04), yticks=np.arange(0, 1.01, .25))
-    if axis.get_legend_handles_labels()[0]: axis.legend(frameon=False, loc="center right")
+        share = profile.similarity(epsilon)
+        axis.plot([epsilon, epsilon], [0, share], color=COLORS["ink"], linewidth=1)
+        axis.plot(epsilon, share, "o", color=COLORS["matched"], markeredgecolor="white", ms=8, label=f"ε = {epsilon:g}: {share:.3f}", clip_on=False)
+    axis.set(xlabel="ε", ylabel="share of the neurons", xlim=(0, 1), ylim=(-.27, 1.04), yticks=np.arange(0, 1.01, .25))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return axis
 
 # %% ../nbs/02_maximum.ipynb #cfef9fd5

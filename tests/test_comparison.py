@@ -298,7 +298,7 @@ def test_profile_curve(comparison):
     profile = comparison.profiles["fc1.relu"]
     grid, curve = lines["similarity"].get_data()
     np.testing.assert_array_equal(curve, profile.similarity(grid))
-    np.testing.assert_allclose((lines["network a alone"].get_ydata() + lines["network b alone"].get_ydata()) / 2, curve, atol=1 / 256)
+    np.testing.assert_allclose((lines["network A alone"].get_ydata() + lines["network B alone"].get_ydata()) / 2, curve, atol=1 / 256)
     dot = next(l for label, l in lines.items() if label.startswith("ε = 0.5"))
     assert dot.get_xydata().tolist() == [[0.5, profile.similarity(0.5)]]
     with pytest.raises(KeyError, match="no layer 'fc9' in this comparison; its layers: conv1_1.relu"): comparison.plot_profile("fc9")
