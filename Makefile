@@ -47,7 +47,7 @@ check: .venv/.dev      ## the export and the README are in step with the noteboo
 	git diff --exit-code --stat -- submatch_nb
 
 clean:                 ## remove the environment and what the runs wrote
-	rm -rf .venv runs _docs mutants build dist *.egg-info
+	rm -rf .venv runs _docs jupyter_execute mutants build dist *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "submatch needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

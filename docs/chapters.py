@@ -7,13 +7,13 @@ A notebook stays what it is, and readable anywhere; what only the site can do is
 """
 import ast
 import functools
-import html
 import json
 import re
 from importlib import import_module
 from pathlib import Path
 
 import nbformat
+from bs4 import BeautifulSoup
 from fastcore.docments import docments
 
 NBS = Path(__file__).parent.parent / "nbs"
@@ -82,9 +82,10 @@ def entries(module, names, methods, patched):
     for name in names:
         if name not in public.__all__ or name.startswith("_"): continue
         thing = getattr(public, name)
-        if isinstance(thing, type): yield f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {', '.join(patched.get(name, ['_']))}"
+        hidden = [*patched.get(name, []), *getattr(thing, "_fields", ["_"])]  # entries of their own; a tuple's fields are in its signature
+        if isinstance(thing, type): yield f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {', '.join(hidden)}"
         elif callable(thing): yield f".. autofunction:: {module}.{name}"
-        else: yield f".. py:data:: {module}.{name}" + (f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else "")
+        else: yield f".. py:currentmodule:: {module}\n\n.. py:data:: {name}" + (f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else "")
     for cls, name in methods: yield f".. automethod:: {module}.{cls}.{name}"
 
 def exported(cell, code, module, patched):
@@ -93,10 +94,10 @@ def exported(cell, code, module, patched):
     found = list(entries(module, names, methods, patched))
     if found: yield nbformat.v4.new_markdown_cell("```{eval-rst}\n" + "\n\n".join(found) + "\n```")
     cell.source = code
-    fold(cell, ", ".join([*names, *(f"{cls}.{name}" for cls, name in methods)]) or "imports")
+    cell.metadata = folded(", ".join([*names, *(f"{cls}.{name}" for cls, name in methods)]) or "imports")
     yield cell
 
-def fold(cell, what): cell.metadata = {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Source: {what}", "code_prompt_hide": f"Source: {what}"}}
+def folded(what): return {"tags": ["hide-input"], "mystnb": {"code_prompt_show": f"Source: {what}", "code_prompt_hide": f"Source: {what}"}}
 
 def imports(code):
     "Whether a cell does nothing but import."
@@ -111,7 +112,20 @@ def explorer(code):
     widget = eval(compile(ast.Expression(last.value), "explorer", "eval"), space)
     return fragment(widget.data, {"epsilon": widget.epsilon, "layer": widget.layer, "selected": widget.selected})
 
-def note(text): return nbformat.v4.new_output("display_data", {"text/html": f'<p class="needs-kernel">{html.escape(text)}</p>', "text/plain": text})
+def needs_kernel():
+    "What stands in the place of a slider that Python has to answer."
+    text = '<p class="needs-kernel">This slider needs a kernel: run this chapter, as its first lines say, to move it. The <a href="08_explorer.html">explorer</a> moves without one.</p>'
+    return nbformat.v4.new_output("display_data", {"text/html": text, "text/plain": re.sub("<[^>]*>", "", text)})
+
+def joined(cells):
+    "The cells, those of imports that follow one another as one."
+    last = next(cells)
+    for cell in cells:
+        if last.metadata == cell.metadata == folded("imports"): last.source += f"\n\n{cell.source}"
+        else:
+            yield last
+            last = cell
+    yield last
 
 def converted(nb, labels, name, cfg):
     "The cells of a notebook as the site shows them."
@@ -130,10 +144,21 @@ def converted(nb, labels, name, cfg):
         elif found & {"export", "exporti"}: yield from exported(cell, code, module, patched)
         else:
             cell.source = code.lstrip("\n")
-            if imports(cell.source): fold(cell, "imports")
+            for output in cell.outputs:
+                if "dataframe" in output.get("data", {}).get("text/html", ""): aligned(output)
+            if imports(cell.source): cell.metadata = folded("imports")
             if "explorer" in found: cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": explorer(code), "text/plain": "the explorer"})]
-            elif re.search(r"\binteract\(", code) and not cell.outputs: cell.outputs = [note("This slider needs a kernel: run this chapter, as its first lines say, to move it.")]
+            elif re.search(r"\binteract\(", code) and not cell.outputs: cell.outputs = [needs_kernel()]
             yield cell
+
+def aligned(output):
+    "A table with its columns of words marked, to be set from the left and, where they are long, in several lines."
+    page = BeautifulSoup(output.data["text/html"], "html.parser")
+    for column in (column for table in page.select("table.dataframe") for column in zip(*(row.select("th, td") for row in table.select("tr")))):
+        texts = [cell.text for cell in column if cell.find_parent("tbody")]
+        if any(re.search("[A-Za-z]{2}", text) and text != "NaN" for text in texts):
+            for cell in column: cell["class"] = "sentences" if max(map(len, texts)) > 24 else "words"
+    output.data["text/html"] = str(page)
 
 def run_this(name, cfg):
     "How to run a chapter."
@@ -151,9 +176,10 @@ def read(app, docname, source):
     if path.suffix != ".ipynb": return
     nb = nbformat.reads(source[0], 4)
     labels = statements()
-    nb.cells = list(converted(nb, labels, path.stem, {key: app.config.submatch_cfg[key] for key in ("user", "repo", "branch")}))
+    nb.cells = list(joined(converted(nb, labels, path.stem, {key: app.config.submatch_cfg[key] for key in ("user", "repo", "branch")})))
     if docname == "index": nb.cells.append(nbformat.v4.new_markdown_cell(contents()))
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    nb.metadata["source_map"] = list(range(len(nb.cells)))  # where a warning says a cell begins; MyST-NB's own 10,000 lines a cell are as many empty lines to parse before every entry
     source[0] = nbformat.writes(nb)
 
 def contents():
@@ -185,7 +211,7 @@ def docstring(app, what, name, obj, options, lines):
     chapter = lambda part: re.sub(r"chapter \*([^*]+)\*", lambda m: f"chapter :doc:`{m[1]} <{links[m[1]]}>`" if m[1] in links else m[0], part)
     lines[:] = rst("\n".join(lines), lambda part: chapter(linked(part, lambda role, target: f":{role}:`{target}`", statements()))).split("\n")
     function = obj.__init__ if isinstance(obj, type) else obj
-    if not callable(function) or what in ("property", "attribute"): return
+    if not callable(function) or what in ("property", "attribute") or not public(name): return  # the arguments of a helper stand in its source
     try: comments = docments(function)
     except (TypeError, OSError, IndentationError): return
     comment = lambda text: rst(" ".join(text.split()), lambda part: part.replace("*", r"\*"))
@@ -198,6 +224,11 @@ def code(part):
     import submatch_nb
     name = part.strip("`")
     return f":py:obj:`{name} <{getattr(submatch_nb, name).__module__}.{name}>`" if name in submatch_nb.__all__ else f"``{name}``"
+
+def public(path):
+    "Whether the package has the name, or the class that a method belongs to, among its public ones."
+    import submatch_nb
+    return path.split(".")[2] in submatch_nb.__all__
 
 def plain_list(app, page, template, context, doctree):
     "A list of references without a role that its entries do not fit."

@@ -49,6 +49,10 @@ def spoiled(site, tmp_path, name, change):
 
 # Every page
 
+CLIPPED = """async () => { await window.MathJax?.startup?.promise; return [...document.querySelectorAll("mjx-container")]
+    .filter(formula => formula.getBoundingClientRect().right > innerWidth && !formula.closest("div.math")).map(formula => formula.closest("p, li, td").textContent); }"""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(site, name):
     text = re.sub(r"<script.*?</script>|<style.*?</style>", "", (site / f"{name}.html").read_text(), flags=re.DOTALL)
@@ -68,8 +72,14 @@ def test_legible_and_asks_for_nothing(site, opened, name, width, scheme):
     page = opened(site / f"{name}.html", width, scheme)
     page.wait_for_timeout(300)
     assert page.asked == [] and page.errors == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width and page.evaluate(CLIPPED) == []
     assert serious(page) == []
+
+
+def test_a_formula_that_is_too_long_would_be_noticed(site, opened, tmp_path):
+    page = opened(spoiled(site, tmp_path, "01_match", lambda text: text.replace(r"\((|X| + |Y|) /\)", r"\(" + "a + " * 40 + r"b\)")), 390)
+    found, = page.evaluate(CLIPPED)
+    assert found.startswith("A match is a pair of sets.")
 
 
 def test_a_request_would_be_noticed(site, opened, tmp_path):

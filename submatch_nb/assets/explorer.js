@@ -136,9 +136,10 @@ function render({ model, el }) {
   // A column for each layer
   function drawDepth() {
     const width = Math.max(180, depth.parentNode.clientWidth), count = data.layers.length, step = width / count;
-    const longest = Math.max(...data.layers.map(l => l.short.length)), upright = longest * 6.2 + 4 > step;
-    const room = upright ? Math.min(90, longest * 7 + 12) : 22, height = Math.min(210, width / 2) + room, bottom = height - room, bar = Math.max(2, Math.min(38, step - 3));
-    depth.setAttribute("height", height);
+    const longest = Math.max(...data.layers.map(l => l.short.length)), upright = longest * 6.2 + 8 > step;
+    const room = upright ? Math.min(90, longest * 7 + 12) : 22, bar = Math.max(2, Math.min(38, step - 3));
+    const bottom = 208; // where the curve has its 0
+    depth.setAttribute("height", bottom + room);
     plot.depth = { bottom, tall: bottom - 10 };
     parts = data.layers.map((l, i) => {
       const middle = (i + 0.5) * step, share = element("rect", { class: "share", x: middle - bar / 2, width: bar });
