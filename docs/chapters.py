@@ -146,6 +146,7 @@ def converted(nb, labels, name, cfg):
             cell.source = code.lstrip("\n")
             for output in cell.outputs:
                 if "dataframe" in output.get("data", {}).get("text/html", ""): aligned(output)
+                if re.search(r"\S {3,}\S", output.get("text", "")): cell.metadata["tags"] = [*cell.metadata.get("tags", []), "columns"]  # lines that must not be broken
             if imports(cell.source): cell.metadata = folded("imports")
             if "explorer" in found: cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": explorer(code), "text/plain": "the explorer"})]
             elif re.search(r"\binteract\(", code) and not cell.outputs: cell.outputs = [needs_kernel()]

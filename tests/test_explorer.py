@@ -404,3 +404,10 @@ def test_redraws_a_vgg16_in_under_50_ms(page_of, opened, what):
     times = page.evaluate(TIME, what)
     print(f"\n{what}: median {np.median(times):.1f} ms, slowest {max(times):.1f} ms of {len(times)}")
     assert np.median(times) < 50
+
+
+def test_a_slow_redraw_would_be_noticed(page_of, opened):
+    path = page_of(vgg16(), layer="layer14")
+    before = path.read_text()
+    path.write_text(before.replace("function showEpsilon() {", "function showEpsilon() { for (const start = performance.now(); performance.now() < start + 60;);"))
+    assert path.read_text() != before and np.median(opened(path, 1400).evaluate(TIME, "slider")) >= 60
