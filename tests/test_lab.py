@@ -111,7 +111,7 @@ def test_the_chapter_runs_and_both_sides_see_each_other(browser, lab):
     assert ask(page, "explorer.epsilon = 0.123456; explorer.layer = 'fc2.relu'; explorer.epsilon = 0.2000001; explorer.selected = ('y', 7); print('set')") == "set"
     assert becomes(page, of(fc2.match(0.2000001)))
     assert page.locator(".submatch-explorer [aria-selected=true]").get_attribute("data-neuron") == "7"
-    assert page.locator(".submatch-explorer .number b").first.inner_text() == "0.2"
+    assert page.locator(".submatch-explorer .number b").first.inner_text() == "0.2" and slider.evaluate("slider => slider.valueAsNumber") == 0.2
     page.context.close()
 
 
