@@ -107,7 +107,7 @@ def independent(
     rank = int((np.diag(R) ** 2 > zero).sum())
     return torch.as_tensor(np.sort(pivots[:rank]).astype(np.int64), device=own.device)
 
-# %% ../nbs/02_maximum.ipynb #c571aa01
+# %% ../nbs/02_maximum.ipynb #8501e44e
 BLOCK = 32     # rows that may be pending
 SHRINK = 1e-2  # the diagonal of H may shrink to this share of itself before everything is factored afresh
 
@@ -117,9 +117,10 @@ def sweep(
 ) -> bool:  # False where digits are going, and the state must be factored afresh
     "Let basis neurons leave: what they alone explained of each other neuron becomes residual."
     HC = torch.addmm(span.table[rows], span.pending[:, rows].T, span.pending, alpha=-1)
-    L, failed = torch.linalg.cholesky_ex(HC[:, rows])
-    if failed or (L.diagonal().square() < SHRINK * span.first[rows]).any(): return False
-    VU = torch.linalg.solve_triangular(L, HC, upper=False)  # the coefficients of the spare ones are 0 here, or they would have taken the place
+    alone = rows.shape[0] == 1  # as nearly always: no need for LAPACK then
+    L, failed = (HC[:, rows].sqrt(), False) if alone else torch.linalg.cholesky_ex(HC[:, rows])
+    if failed or not (L.diagonal().square() >= SHRINK * span.first[rows]).all(): return False
+    VU = HC / L if alone else torch.linalg.solve_triangular(L, HC, upper=False)  # the coefficients of the spare ones are 0 here, or they would have taken the place
     span.residual2 = span.residual2 + VU[:, span.rank:].square().sum(0)
     span.pending = torch.cat([span.pending, VU])
     if span.pending.shape[0] >= BLOCK: settle(span)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 torch.set_num_threads(1)
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
 settings.register_profile("deep", settings.get_profile("fixed"), max_examples=1000)  # with --slow
-settings.register_profile("fast", settings.get_profile("fixed"), max_examples=20)  # for mutation testing
+settings.register_profile("fast", settings.get_profile("fixed"), max_examples=5)  # for mutation testing
 settings.load_profile("fixed")
 
 
