@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BLOCK', 'SHRINK', 'ROOM', 'CONDITION', 'algorithm_1', 'Span', 'span_of', 'turn', 'independent', 'sweep', 'settle',
            'replace', 'leave', 'shrink', 'consequences', 'Peel', 'dependence', 'unit_gram', 'unit_root', 'live_neurons',
-           'tells_apart', 'squarable', 'condense', 'root_of_gram', 'from_moments', 'start', 'warn_if_chance',
-           'residual2_steps', 'bars_from_gram', 'bars_from_root', 'bars', 'brackets', 'Profile', 'peel_all',
-           'epsilon_profile', 'plot_profile', 'maximum_match', 'max_match_similarity']
+           'tells_apart', 'condense', 'root_of_gram', 'from_moments', 'start', 'warn_if_chance', 'residual2_steps',
+           'bars_from_gram', 'bars_from_root', 'bars', 'brackets', 'Profile', 'peel_all', 'epsilon_profile',
+           'plot_profile', 'maximum_match', 'max_match_similarity']
 
-# %% ../nbs/02_maximum.ipynb #e53df833
+# %% ../nbs/02_maximum.ipynb #636bf86c
 import math
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.linalg import qr as pivoted_qr
 
-from .neurons import CHUNK, COLORS, TOLERANCE, UNIT, Moments, Sides, both, chance_epsilon, r_factor, rounding, unit, warn, warn_if_full
+from .neurons import COLORS, TOLERANCE, UNIT, Moments, Sides, both, chance_epsilon, r_factor, rounding, unit, warn, warn_if_full
 from .match import Match, check_dead, check_epsilon, columns, cross_residuals, within
 
 # %% ../nbs/02_maximum.ipynb #25e01b3d
@@ -107,7 +107,7 @@ def independent(
     rank = int((np.diag(R) ** 2 > zero).sum())
     return torch.as_tensor(np.sort(pivots[:rank]).astype(np.int64), device=own.device)
 
-# %% ../nbs/02_maximum.ipynb #c571aa01
+# %% ../nbs/02_maximum.ipynb #8501e44e
 BLOCK = 32     # rows that may be pending
 SHRINK = 1e-2  # the diagonal of H may shrink to this share of itself before everything is factored afresh
 
@@ -117,9 +117,10 @@ def sweep(
 ) -> bool:  # False where digits are going, and the state must be factored afresh
     "Let basis neurons leave: what they alone explained of each other neuron becomes residual."
     HC = torch.addmm(span.table[rows], span.pending[:, rows].T, span.pending, alpha=-1)
-    L, failed = torch.linalg.cholesky_ex(HC[:, rows])
-    if failed or (L.diagonal().square() < SHRINK * span.first[rows]).any(): return False
-    VU = torch.linalg.solve_triangular(L, HC, upper=False)  # the coefficients of the spare ones are 0 here, or they would have taken the place
+    alone = rows.shape[0] == 1  # as nearly always: no need for LAPACK then
+    L, failed = (HC[:, rows].sqrt(), False) if alone else torch.linalg.cholesky_ex(HC[:, rows])
+    if failed or not (L.diagonal().square() >= SHRINK * span.first[rows]).all(): return False
+    VU = HC / L if alone else torch.linalg.solve_triangular(L, HC, upper=False)  # the coefficients of the spare ones are 0 here, or they would have taken the place
     span.residual2 = span.residual2 + VU[:, span.rank:].square().sum(0)
     span.pending = torch.cat([span.pending, VU])
     if span.pending.shape[0] >= BLOCK: settle(span)
@@ -282,7 +283,7 @@ def dependence(
     if failed or not len(G): return torch.inf if failed else 0.0
     return torch.cholesky_inverse(L).diagonal().max().item()
 
-# %% ../nbs/02_maximum.ipynb #fa18cb22
+# %% ../nbs/02_maximum.ipynb #0cd0a0ef
 def unit_gram(
     moments,  # of both networks
     rows,     # (k,) numbers of live neurons, the first network's first
@@ -311,26 +312,20 @@ def tells_apart(
 ) -> bool:
     "Do second moments tell each network's neurons from one another? False where rounding may be more than a thousandth of a neuron's squared distance to the others."
     ids = live_neurons(moments)
-    return all(dependence(unit_gram(moments, side, side)) * len(side) * rounding(CHUNK) < 1e-3 for side in (ids[ids < moments.n_x], ids[ids >= moments.n_x]))
+    return all(dependence(unit_gram(moments, side, side)) * len(side) * moments.error < 1e-3 for side in (ids[ids < moments.n_x], ids[ids >= moments.n_x]))
 
-# %% ../nbs/02_maximum.ipynb #d41981b4
-def squarable(
-    *sides,  # (d, n) tensors
-) -> bool:
-    "Can every neuron be squared and summed without overflow, and without its square vanishing?"
-    low, high = zip(*(torch.aminmax(Z, dim=0) for Z in sides))
-    largest = torch.maximum(torch.cat(low).abs(), torch.cat(high).abs())
-    return bool(((largest == 0) | (largest > 1e-140) & (largest < 1e140)).all())
-
+# %% ../nbs/02_maximum.ipynb #c61adf73
 def condense(
     X,  # (d, n_x) checked tensor
     Y,  # (d, n_y) checked tensor
 ) -> Moments:
     "Moments of both: second moments, or, where squaring would cost digits, the R factor of the unit-length neurons."
-    if len(X) > X.shape[1] + Y.shape[1] and squarable(X, Y):
-        moments = Moments(X, Y)
-        ids = live_neurons(moments)
-        if dependence(unit_gram(moments, ids, ids)) < CONDITION: return moments
+    if len(X) > X.shape[1] + Y.shape[1]:
+        try:
+            moments = Moments(X, Y)
+            ids = live_neurons(moments)
+            if dependence(unit_gram(moments, ids, ids)) < CONDITION: return moments
+        except ValueError: pass  # too large or too small to be squared
     moments = Moments(unit(X), unit(Y), root=True)
     moments.error += 5 * UNIT  # scaling rounds each number twice
     return moments
@@ -437,7 +432,7 @@ def bars_from_root(
     slack = 1.1 * (skew + error) + rounding(n + 40)
     return (lower * (1 - slack)).clamp_(0, 1), (upper * (1 + slack)).clamp_(max=1)
 
-# %% ../nbs/02_maximum.ipynb #a6a79e74
+# %% ../nbs/02_maximum.ipynb #0242189a
 def bars(
     moments,  # of both networks
     own,      # (k,) numbers of live neurons that span
@@ -468,6 +463,7 @@ def brackets(
         left = left_in[others]
         lower.scatter_reduce_(0, left, low[k[left], torch.arange(len(others), device=ids.device)], "amin")
         upper = torch.maximum(upper, high.cummax(1).values[k, (t - 1).clamp(min=0)].where(t > 0, 0))
+        del low, high  # room for the other side's
     return Sides(*(r.cummin(0).values[left_in].cpu().numpy() for r in (lower, upper)))
 
 # %% ../nbs/02_maximum.ipynb #63c79872
@@ -530,7 +526,7 @@ class Profile:
         limit = within(check_epsilon(epsilon))
         return Match((self.x <= limit).nonzero()[0], (self.y <= limit).nonzero()[0], epsilon, len(self.x), len(self.y))
 
-# %% ../nbs/02_maximum.ipynb #09f6941c
+# %% ../nbs/02_maximum.ipynb #8a924c21
 def peel_all(
     peel,     # at the beginning; used up
     moments,  # it came from these
@@ -549,6 +545,7 @@ def peel_all(
         critical[now], left_in[now] = level ** 0.5 if level > peel.zero else 0.0, rounds
         rounds += 1
         peel.remove(gone)
+    del peel.F, peel.by_x, peel.by_y  # room for the brackets
     lower, upper = brackets(moments, left_in)
     lower = np.where(lower > TOLERANCE, lower / (1 + TOLERANCE), 0)  # the slack in `within`
     lower, upper = np.where(alive, np.minimum(lower, critical), critical), np.where(alive, np.maximum(upper, critical), critical)

@@ -170,9 +170,9 @@ def _residuals(X, Q):
     rest = rest - Q @ (Q.T @ rest)
     return torch.where((X != 0).any(0), rest.norm(dim=0).clamp(max=1), torch.nan)
 
-# %% ../nbs/00_neurons.ipynb #bc20217b
+# %% ../nbs/00_neurons.ipynb #0644bfad
 UNIT = 2.0**-53  # unit roundoff u of float64
-CHUNK = 4096  # samples in one matrix product
+CHUNK = 1024  # samples in one matrix product
 STRIP = 128  # neurons in one side of it
 
 def rounding(
@@ -182,14 +182,16 @@ def rounding(
     return k * UNIT / (1 - k * UNIT)
 
 def second_moments(
-    Z,  # (d, n) tensor
+    *sides,  # (d, n_i) tensors, side by side the columns of Z
 ) -> tuple[torch.Tensor, float]:  # (n, n), and what each entry can be off by, relative to the lengths of its two columns
     "Z.T @ Z, summed chunk by chunk, each product of two neurons formed once; with a bound on its rounding error."
-    chunks, gram = Z.split(CHUNK), Z.new_zeros(Z.shape[1], Z.shape[1])
+    n, chunks = sum(side.shape[1] for side in sides), [*zip(*(side.split(CHUNK) for side in sides))]
+    gram = sides[0].new_zeros(n, n)
     for chunk in chunks:
-        for i in range(0, len(gram), STRIP): gram[i:i + STRIP, i:] += chunk[:, i:i + STRIP].T @ chunk[:, i:]
+        Z = torch.cat(chunk, 1)
+        for i in range(0, n, STRIP): gram[i:i + STRIP, i:] += Z[:, i:i + STRIP].T @ Z[:, i:]
     gram = gram.triu_() + gram.triu(1).T
-    return gram, rounding(len(chunks[0]) + len(chunks) - 1)
+    return gram, rounding(len(chunks[0][0]) + len(chunks) - 1)
 
 # %% ../nbs/00_neurons.ipynb #70946166
 def r_factor(
@@ -223,7 +225,7 @@ def first_alike(
     alike[same] = first[same]
     return alike
 
-# %% ../nbs/00_neurons.ipynb #e624cd21
+# %% ../nbs/00_neurons.ipynb #c2764852
 class Moments:
     """Joint second moments (and sums) of one layer in two networks, in float64: the matrix itself, or an R factor of the activations, from which nothing was squared.
 
@@ -238,13 +240,12 @@ class Moments:
         root=False,  # hold an R factor: several times slower, and exact where neurons are nearly dependent
     ):
         X, Y = both(X, Y)
-        Z = torch.cat([X, Y], 1)
-        self.n_x, self.n_y, self.count, self.sum = X.shape[1], Y.shape[1], len(X), Z.sum(0)
-        if root: self._gram, (self.root, self.error, self.skew) = None, r_factor(Z)
-        else: (self._gram, self.error), self.root, self.skew = second_moments(Z), None, 0.0
+        self.n_x, self.n_y, self.count, self.sum = X.shape[1], Y.shape[1], len(X), torch.cat([X.sum(0), Y.sum(0)])
+        if root: self._gram, (self.root, self.error, self.skew) = None, r_factor(torch.cat([X, Y], 1))
+        else: (self._gram, self.error), self.root, self.skew = second_moments(X, Y), None, 0.0
         limits = torch.finfo(torch.float64)
-        small = (self.square < limits.tiny / limits.eps) & (Z != 0).any(0)  # squares that have lost digits
-        if small.any() or not torch.isfinite(self.square.sum()):
+        lost = (self.square < limits.tiny / limits.eps).split([self.n_x, self.n_y])  # squares without digits
+        if any(Z[:, small].any() for Z, small in zip((X, Y), lost)) or not torch.isfinite(self.square.sum()):
             raise ValueError("the activations are too large or too small to be squared in float64: divide X and Y by their largest value first")
         gram = self.gram
         self.alike = torch.cat([first_alike(X, gram[:self.n_x, :self.n_x]), self.n_x + first_alike(Y, gram[self.n_x:, self.n_x:])])

@@ -6,7 +6,7 @@
 __all__ = ['missed_without', 'dependency_graph', 'reachable', 'exact_simple_matches', 'plot_dependencies', 'independence_angle',
            'intersection_factor', 'necessary', 'are_unique']
 
-# %% ../nbs/04_structure.ipynb #89c64657
+# %% ../nbs/04_structure.ipynb #5860febd
 import math
 
 import matplotlib.pyplot as plt
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .neurons import COLORS, activations, unit
-from .match import Match
+from .neurons import COLORS, Moments, activations, residuals, unit
+from .match import check_epsilon
 from .maximum import start
 from .simple import SimpleMatches, as_match, check_neuron, name_neuron
 
@@ -32,16 +32,22 @@ def missed_without(
     distance = 1 / inverse.norm(dim=1)
     return (inverse @ (Q.T @ others)).abs().T * distance, distance
 
-# %% ../nbs/04_structure.ipynb #5d493531
-def _check_independent(distance, zero, names):
+# %% ../nbs/04_structure.ipynb #3c428323
+def _most_dependent(own, zero):
+    "The neuron with the largest coefficient in what the columns cancel to, and its distance from the span of the others."
+    _, values, V = torch.linalg.svd(own)
+    worst = int(V[int((values ** 2 > zero).sum()):].norm(dim=0).argmax())
+    others = torch.cat([own[:, :worst], own[:, worst + 1:]], 1)
+    return worst, float(residuals(own[:, worst:worst + 1], others)[0])
+
+def _check_independent(own, distance, zero, names):
     "Raises ValueError where a neuron depends on the others of its side."
-    worst = int(distance.nan_to_num(nan=0.0).argmin()) if len(distance) else 0
-    if len(distance) and not distance[worst] ** 2 > zero:
-        side, index = names[worst]
-        raise ValueError("exact simple matches are read off coefficients, which are unique only if the matched neurons "
-                         f"of each network are linearly independent: {side}{index} is only {float(distance[worst].nan_to_num(nan=0.0)):.1e} "
-                         f"of its length away from the span of the other {len(distance) - 1} matched neurons of {side}. "
-                         "Leave it out, or use simple_matches(X, Y, 0)")
+    if (distance ** 2 > zero).all(): return
+    worst, length = _most_dependent(own, zero)
+    side, index = names[worst]
+    raise ValueError("exact simple matches are read off coefficients, which are unique only if the matched neurons "
+                     f"of each network are linearly independent: {side}{index} is only {length:.1e} of its length away from the span of the other {len(distance) - 1} "
+                     f"matched neurons of {side}, and up to {zero ** 0.5:.0e} counts as 0 (less from activations than from Moments). Leave it out, or use simple_matches(X, Y, 0)")
 
 def dependency_graph(
     X,       # (d, n_x) activations of the first network, or the Moments of both
@@ -59,7 +65,7 @@ def dependency_graph(
     graph.add_nodes_from(names)
     for columns, own, others in ((sides, slice(n_x), slice(n_x, None)), (sides[::-1], slice(n_x, None), slice(n_x))):
         missed, distance = missed_without(*columns)
-        _check_independent(distance, peel.zero, names[own])
+        _check_independent(columns[0], distance, peel.zero, names[own])
         graph.add_edges_from((names[others][v], names[own][u]) for v, u in (missed ** 2 > peel.zero).nonzero().tolist())
     return graph
 
@@ -73,7 +79,7 @@ def reachable(
         reach[part] = set(parts.nodes[part]["members"]).union(*(reach[after] for after in parts.successors(part)))
     return {v: reach[part] for v, part in parts.graph["mapping"].items()}
 
-# %% ../nbs/04_structure.ipynb #40b1e881
+# %% ../nbs/04_structure.ipynb #f5449b1c
 def exact_simple_matches(
     X,          # (d, n_x) activations of the first network, or the Moments of both
     Y=None,     # (d, n_y) activations of the second network on the same inputs
@@ -86,14 +92,14 @@ def exact_simple_matches(
     `simple_matches` finds some), and for an epsilon other than 0. Raises and warns as `maximum_match` does.
     Source: simple match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); theorem *exact simple matches*, chapter *Structure*.
     """
-    if epsilon != 0:
+    if check_epsilon(epsilon) != 0:
         raise ValueError(f"exact simple matches are those at epsilon = 0, not {epsilon!r}: above 0 they need not be unique; "
                          f"use simple_matches(X, Y, epsilon={epsilon!r})")
     graph = dependency_graph(X, Y)
     n, reach = graph.graph["n"], reachable(graph)
     return SimpleMatches({v: [as_match([check_neuron(u, n) for u in reach[v]], 0, n)] for v in graph}, 0, n)
 
-# %% ../nbs/04_structure.ipynb #474c498b
+# %% ../nbs/04_structure.ipynb #b609c4da
 def plot_dependencies(
     graph,   # of `dependency_graph`
     v=None,  # light what this neuron reaches; None: everything
@@ -102,6 +108,7 @@ def plot_dependencies(
     "The dependency graph, one row for each network; neurons of one strongly connected component share a colour."
     axis = axis or plt.subplots(figsize=(7, 2.6), layout="constrained")[1]
     at = {(side, i): (i, -"xy".index(side)) for side, i in graph}
+    if v is not None and v not in graph: raise KeyError(f"no neuron {v!r} in this graph; its neurons: {', '.join('%s%d' % u for u in graph)}")
     part = nx.condensation(graph).graph["mapping"]
     lit = set(graph) if v is None else nx.descendants(graph, v) | {v}
     nx.draw_networkx_edges(graph.subgraph(lit), at, ax=axis, node_size=520, edge_color=COLORS["ink"], connectionstyle="arc3,rad=0.08")
@@ -113,7 +120,7 @@ def plot_dependencies(
     axis.set_axis_off()
     return axis
 
-# %% ../nbs/04_structure.ipynb #10c56fc8
+# %% ../nbs/04_structure.ipynb #4c7ecf2a
 def independence_angle(
     X,  # (d, n) activations of one network
 ) -> float:  # radians, in [0, pi/2]
@@ -124,6 +131,7 @@ def independence_angle(
     Raises as `residuals` does, and ValueError where every neuron is dead.
     Source: theta-strong linear independence of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); Wielandt's inequality, chapter *Structure*.
     """
+    if isinstance(X, Moments): raise TypeError("X holds moments of two networks: an angle is certified from the activations of one")
     Z = unit(activations(X))
     Z = Z[:, (Z != 0).any(0)]
     if Z.shape[1] == 0:

@@ -8,13 +8,13 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.e
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "docs"))
 torch.set_num_threads(1)
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck), print_blob=False)
 settings.register_profile("deep", settings.get_profile("fixed"), max_examples=1000)  # with --slow
-settings.register_profile("fast", settings.get_profile("fixed"), max_examples=20)  # for mutation testing
+settings.register_profile("fast", settings.get_profile("fixed"), max_examples=5, phases=[Phase.explicit, Phase.generate])  # for mutation testing: no search for the simplest failure
 settings.load_profile("fixed")
 
 

@@ -1,4 +1,5 @@
 """Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive search: on hostile instances and bad input."""
+import math
 import warnings
 from itertools import combinations
 
@@ -78,6 +79,8 @@ def test_more_matched_neurons_than_samples():
 def test_another_epsilon_is_refused():
     X = np.eye(3)
     with pytest.raises(ValueError, match=r"those at epsilon = 0, not 0\.3.*simple_matches"): exact_simple_matches(X, X, 0.3)
+    for epsilon in (-1, 1.5, math.nan): # no advice that would fail too
+        with pytest.raises(ValueError, match="epsilon is"): exact_simple_matches(X, X, epsilon)
     with pytest.raises(ValueError, match=r"neuron 1 is nan at sample 2"): exact_simple_matches(np.array([[1, 0], [0, 1], [0, np.nan]]), X)
     with pytest.raises(ValueError, match="same inputs"): exact_simple_matches(X[:2], X)
     with pytest.raises(TypeError, match="X holds the moments of both"): exact_simple_matches(Moments(X, X), 0.3)
@@ -119,6 +122,7 @@ def test_angles_that_are_known():
 def test_what_has_no_angle():
     with pytest.raises(ValueError, match="every neuron is dead"): independence_angle(np.zeros((4, 2)))
     with pytest.raises(TypeError, match="not an array of activations"): independence_angle(0.3)
+    with pytest.raises(TypeError, match="moments of two networks"): independence_angle(Moments(np.eye(3), np.eye(3)))
     for theta in (-0.1, 2, np.nan):
         with pytest.raises(ValueError, match="theta is .*radians"): intersection_factor(theta)
 
@@ -181,9 +185,19 @@ def test_exhaustive_with_dead_neurons_read_literally():
     assert [neurons(m) for m in found.of(("x", 1))] == [{("x", 1)}] and [neurons(m) for m in found.of(("x", 0))] == [{("x", 0), ("y", 0)}]
 
 
+@pytest.mark.parametrize("m", [8, 3])
+def test_the_error_names_a_neuron_that_depends_on_others(m):
+    "x0 is orthogonal to the rest; x1 and x2 are alike, or among more neurons than dimensions."
+    e = np.eye(m)
+    X = e[:, [0, 1, 1]] if m == 8 else np.c_[e[:, 0], [0, 1, 2], [0, 1, 3], [0, 1, 4]]
+    Y = e[:, :2] if m == 8 else e
+    with pytest.raises(ValueError, match=r"independent: x[123] is only \d\.\de-\d+|independent: x[123] is only 0\.0e\+00"): exact_simple_matches(X, Y)
+
+
 def test_the_graph_can_be_drawn():
     X, Y = layered(5)
     graph = dependency_graph(X, Y)
     axis = plot_dependencies(graph, list(graph)[0])
     assert len(axis.texts) >= len(graph)
+    with pytest.raises(KeyError, match="no neuron.*its neurons: x0"): plot_dependencies(graph, ("x", 99))
     axis.figure.clf()
