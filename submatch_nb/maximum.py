@@ -116,10 +116,11 @@ def sweep(
     rows,  # rows of the basis neurons that leave
 ) -> bool:  # False where digits are going, and the state must be factored afresh
     "Let basis neurons leave: what they alone explained of each other neuron becomes residual."
-    HC = torch.addmm(span.table[rows], span.pending[:, rows].T, span.pending, alpha=-1)
+    HC = torch.addmm(span.table.index_select(0, rows), span.pending.index_select(1, rows).T, span.pending, alpha=-1)
+    pivots = HC.index_select(1, rows)
     alone = rows.shape[0] == 1  # as nearly always: no need for LAPACK then
-    L, failed = (HC[:, rows].sqrt(), False) if alone else torch.linalg.cholesky_ex(HC[:, rows])
-    if failed or not (L.diagonal().square() >= SHRINK * span.first[rows]).all(): return False
+    L, failed = (pivots.sqrt(), False) if alone else torch.linalg.cholesky_ex(pivots)
+    if failed or not (L.diagonal().square() >= SHRINK * span.first.index_select(0, rows)).all(): return False
     VU = HC / L if alone else torch.linalg.solve_triangular(L, HC, upper=False)  # the coefficients of the spare ones are 0 here, or they would have taken the place
     span.residual2 = span.residual2 + VU[:, span.rank:].square().sum(0)
     span.pending = torch.cat([span.pending, VU])
@@ -162,7 +163,7 @@ def leave(
     gone,  # (k,) mask of the own neurons that leave
 ) -> bool:  # False where digits are going, and the state must be factored afresh
     "Let own neurons leave: spare ones take places as long as they can, then the span shrinks."
-    rows = span.row[gone]
+    rows = span.row.masked_select(gone)
     if span.spare.shape[0]:
         settle(span)
         stay = ~gone[span.spare]
@@ -541,7 +542,7 @@ def peel_all(
         worst = residual2.max().item()
         if worst < level * (1 - TOLERANCE): level = worst
         gone = peel.alive & (residual2 >= level * (1 - TOLERANCE))
-        now = peel.ids[gone].cpu()
+        now = peel.ids.masked_select(gone).cpu().numpy()
         critical[now], left_in[now] = level ** 0.5 if level > peel.zero else 0.0, rounds
         rounds += 1
         peel.remove(gone)
