@@ -28,7 +28,7 @@ def missed_without(
     "The residual of each of the others if one own neuron were not there."
     if len(own) < own.shape[1]: return None, own.new_zeros(own.shape[1])  # more neurons than dimensions
     Q, R = torch.linalg.qr(own)
-    inverse = torch.linalg.solve_triangular(R, torch.eye(len(R), dtype=R.dtype, device=R.device), upper=True)
+    inverse = torch.linalg.solve_triangular(R, torch.eye(len(R)).to(R), upper=True)
     distance = 1 / inverse.norm(dim=1)
     return (inverse @ (Q.T @ others)).abs().T * distance, distance
 
@@ -38,7 +38,7 @@ def _most_dependent(own, zero):
     _, values, V = torch.linalg.svd(own)
     worst = int(V[int((values ** 2 > zero).sum()):].norm(dim=0).argmax())
     others = torch.cat([own[:, :worst], own[:, worst + 1:]], 1)
-    return worst, float(residuals(own[:, worst:worst + 1], others)[0])
+    return worst, float(residuals(own[:, [worst]], others)[0])
 
 def _check_independent(own, distance, zero, names):
     "Raises ValueError where a neuron depends on the others of its side."
@@ -105,18 +105,20 @@ def plot_dependencies(
     v=None,  # light what this neuron reaches; None: everything
     axis=None,  # matplotlib Axes to draw on; None: a new figure
 ):  # the Axes
-    "The dependency graph, one row for each network; neurons of one strongly connected component share a colour."
-    axis = axis or plt.subplots(figsize=(7, 2.6), layout="constrained")[1]
+    "The dependency graph, one row for each network; two arrows between the same neurons make one line, neurons of one strongly connected component share a colour."
+    axis = axis or plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
     at = {(side, i): (i, -"xy".index(side)) for side, i in graph}
     if v is not None and v not in graph: raise KeyError(f"no neuron {v!r} in this graph; its neurons: {', '.join('%s%d' % u for u in graph)}")
     part = nx.condensation(graph).graph["mapping"]
     lit = set(graph) if v is None else nx.descendants(graph, v) | {v}
-    nx.draw_networkx_edges(graph.subgraph(lit), at, ax=axis, node_size=520, edge_color=COLORS["ink"], connectionstyle="arc3,rad=0.08")
+    arrows = graph.subgraph(lit).edges
+    for style, chosen in (("-|>", [(u, w) for u, w in arrows if (w, u) not in arrows]), ("<|-|>", [(u, w) for u, w in arrows if (w, u) in arrows and u < w])):
+        nx.draw_networkx_edges(graph, at, chosen, ax=axis, node_size=520, edge_color=COLORS["ink"], arrowstyle=style, arrowsize=9)
     nx.draw_networkx_nodes(graph, at, ax=axis, node_size=520, linewidths=1.6,
                            edgecolors=[COLORS["a" if side == "x" else "b"] for side, _ in graph],
                            node_color=[plt.cm.Pastel1(part[u] % 9) if u in lit else "white" for u in graph])
     nx.draw_networkx_labels(graph, at, {u: "%s%d" % u for u in graph}, ax=axis, font_size=10, font_color=COLORS["ink"])
-    axis.margins(.12, .3)
+    axis.margins(.12, .2)
     axis.set_axis_off()
     return axis
 

@@ -3,10 +3,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from exact import critical2, critical2_wide
 from instances import KINDS, make
-from submatch_nb.maximum import Profile, epsilon_profile, maximum_match
+from submatch_nb.maximum import Profile, bars_from_gram, bars_from_root, epsilon_profile, maximum_match
 from submatch_nb.neurons import Moments, Sides, digits_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
@@ -79,10 +80,74 @@ def check_wide(seeds):
         check(X, Y, critical2_wide(X, Y), seed)
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_no_decided_membership_is_wrong(part): check_small(range(part * 50, part * 50 + 50))
+@pytest.mark.parametrize("part", range(20))
+def test_no_decided_membership_is_wrong(part): check_small(range(part * 10, part * 10 + 10))
 
 def test_no_decided_membership_is_wrong_in_wide_layers(): check_wide(range(2))
+
+# Bars, against errors made on purpose as large as they may be, and all in the worst direction
+
+def leaning(k, angle):
+    "k unit columns whose sum has length 1, and last that sum, turned out of their span by an angle."
+    own = np.linalg.cholesky((1 + 1 / k) * np.eye(k) - 1 / k).T
+    F = np.zeros((k + 1, k + 1))
+    F[:k, :k], F[:k, k], F[k, k] = own, np.cos(angle) * own.sum(1), np.sin(angle)
+    return F
+
+
+def on_the_first(F):
+    "The residual of the last column on the first 0, 1, ... others."
+    return np.minimum(1, [np.linalg.norm(F[:, -1] - F[:, :j] @ np.linalg.lstsq(F[:, :j], F[:, -1], rcond=None)[0]) for j in range(F.shape[1])])
+
+
+@pytest.mark.parametrize("error", [1e-5, 1e-8])
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_bars_hold_what_errors_can_do_at_worst_and_hardly_more(k, error):
+    signs = np.array([1.0] * k + [-1])
+    for angle in (0.5, 0.1, 10 * error, 0):
+        F = leaning(k, angle)
+        true = on_the_first(F)
+        for sign in (1, -1):
+            G = F.T @ F + sign * error * np.outer(signs, signs)
+            low, high = (b.numpy()[:, 0] for b in bars_from_gram(torch.as_tensor(G[:k, :k]), torch.as_tensor(G[:k, k:]), error))
+            assert (low <= true + 1e-15).all() and (true - 1e-15 <= high).all()
+            if angle < 0.1: continue
+            seen = (G[k, k] - G[k, :k] @ np.linalg.solve(G[:k, :k], G[:k, k])) ** 0.5  # with the errors
+            assert 1 <= ((low if sign > 0 else high)[k] - seen) / (true[k] - seen) < 1.1 * (1 + 4 * np.tan(angle) / k)
+
+            off = F.copy()
+            off[k] += sign * error * signs  # each column off by the error, all in the direction of the residual
+            low, high = (b.numpy()[:, 0] for b in bars_from_root(torch.as_tensor(off), k, error, 0.0))
+            assert (low <= true).all() and (true <= high).all()
+            seen = on_the_first(off)[k]
+            assert 1 <= ((high if sign > 0 else low)[k] - seen) / (true[k] - seen) < (2 if sign > 0 else 9)
+        off = F.copy()
+        off[k] += error * signs
+        low, high = (b.numpy()[:, 0] for b in bars_from_root(torch.as_tensor(off), k, error, 0.0))
+        assert (low <= true).all() and (true <= high).all() and (angle or high[k] < 9 * (k + 1) * error)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_bars_from_the_root_hold_a_skew(k):
+    "All lengths out of the span are seen too small, or too large, by the skew."
+    for skew in (1e-3, 1e-6):
+        F = leaning(k, 0.5)
+        for stretch in (1 + skew, 1 / (1 + skew)):
+            off = F * np.r_[np.ones(k), stretch][:, None]
+            low, high = (b.numpy()[k, 0] for b in bars_from_root(torch.as_tensor(off), k, 0.0, skew))
+            assert low <= np.sin(0.5) <= high and high - low < 6 * skew * np.sin(0.5)
+
+
+def test_bars_that_know_nothing_say_so():
+    F = torch.as_tensor(leaning(2, 0.5))
+    G = F.T @ F
+    for error, known in ((0.0029, True), (0.0031, False)):
+        low, high = bars_from_gram(G[:2, :2], G[:2, 2:], error)
+        assert ((high < 1)[1:].all() and (low[:2] > 0).all()) if known else (low == 0).all() and (high == 1).all()
+    for skew, known in ((0.009, True), (0.0095, False)):
+        low, high = bars_from_root(F, 2, 1e-9, skew)
+        assert ((high < 1)[1:].all() and (low > 0).all()) if known else (low == 0).all() and (high == 1).all()
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(100))

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from instances import MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
-from submatch_nb.match import Match, is_match
+from submatch_nb.match import Match, is_match, toy, within
 from submatch_nb.maximum import maximum_match
-from submatch_nb.neurons import Moments
+from submatch_nb.neurons import TOLERANCE, Moments, residuals
 
 SEEDS = st.integers(0, 10**6)
 
@@ -74,6 +74,21 @@ def test_unions_of_matches_are_matches_and_matches_grow_with_epsilon(seed):
             assert is_match(X, Y, (epsilon + 1) / 2, a.x, a.y)
 
 
+def test_the_toy_is_what_it_says():
+    "An exact match of a plane, an approximate one at 7/25, and x3, which lies in the span of two neurons that are 2/sqrt(5) away from it."
+    X, Y = toy()
+    assert X.shape == (6, 4) and Y.shape == (6, 5) and X.dtype == Y.dtype == np.float64
+    np.testing.assert_allclose(residuals(X, Y), [0, 0, 7 / 25, 0], atol=1e-15)
+    np.testing.assert_allclose(residuals(Y, X), [0, 0, 7 / 25, *[2 / 5**0.5] * 2], atol=1e-15)
+    for j in (0, 1): np.testing.assert_allclose(residuals(X[:, :2], Y[:, [j]]), 0.5**0.5)  # it takes both
+    assert np.linalg.matrix_rank(Y) == 5 and is_match(X, Y, 0, [0, 1], [0, 1]) and is_match(X, Y, 7 / 25, [2], [2]) and not is_match(X, Y, 7 / 25 - 1e-9, [2], [2])
+    assert Y[:, 2].tolist() == [0, 0, 24, 7, 0, 0]  # as the chapter reads it off
+
+
+def test_at_most_epsilon_has_a_relative_slack():
+    assert within(0) == TOLERANCE and 0.5 < within(0.5) < 0.5 * (1 + 2 * TOLERANCE) and within(1e-3) < 1e-3 + TOLERANCE / 100
+
+
 def test_indices_in_any_form():
     X, Y = make("planted_groups", 0)
     match = maximum_match(X, Y, 0.3)
@@ -97,8 +112,8 @@ def test_read_only_indices_pass_without_a_word():
 # Bad input
 
 @pytest.mark.parametrize("epsilon, error, says", [
-    (1, ValueError, r"epsilon is 1, outside \[0, 1\)"), (1.5, ValueError, "1.5"), (-1e-9, ValueError, "-1e-09"), (np.nan, ValueError, "nan"), (np.inf, ValueError, "inf"),
-    ("0.3", TypeError, "'0.3'"), (None, TypeError, "epsilon is missing"), ([0.3], TypeError, r"\[0.3\]"), (0.3j, TypeError, "0.3j")])
+    (1, ValueError, r"epsilon is 1, outside \[0, 1\): at 1 every neuron matches every other$"), (-1, ValueError, r"epsilon is -1, outside \[0, 1\)$"), (1.5, ValueError, "1.5"), (-1e-9, ValueError, "-1e-09"), (np.nan, ValueError, "nan"), (np.inf, ValueError, "inf"),
+    ("0.3", TypeError, "'0.3'"), (None, TypeError, "^epsilon is missing: pass it by keyword, epsilon=0.3$"), ([0.3], TypeError, r"\[0.3\]"), (0.3j, TypeError, "0.3j")])
 def test_bad_epsilon(epsilon, error, says):
     X, Y = make("gaussian", 0)
     with pytest.raises(error, match=says): is_match(X, Y, epsilon)
@@ -106,13 +121,15 @@ def test_bad_epsilon(epsilon, error, says):
 
 
 @pytest.mark.parametrize("x, error, says", [
-    ([99], IndexError, "x names neuron 99, but there are"), ([-1], IndexError, "x names neuron -1"), ([0.0], TypeError, "x must hold neuron indices, not float64"),
+    ([0, 1, 99], IndexError, "x names neuron 99, but there are {n}: 0 to {last}$"), ([0, -1], IndexError, "x names neuron -1, but there are {n}"), ([0.0], TypeError, "x must hold neuron indices, not float64"),
     ([True], TypeError, "not bool"), (["0"], TypeError, "x must hold neuron indices")])
 def test_bad_indices(x, error, says):
     X, Y = make("gaussian", 0)
-    with pytest.raises(error, match=says): is_match(X, Y, 0.3, x=x)
-    with pytest.raises(error, match=says.replace("x ", "y ", 1)): is_match(X, Y, 0.3, y=x)
-    with pytest.raises(error, match=says): Match(x, [], 0.3, 3, 3)
+    of = lambda side, n: says.replace("x ", f"{side} ", 1).format(n=n, last=n - 1)
+    for f in (lambda **sides: is_match(X, Y, 0.3, **sides), lambda x=(), y=(): Match(x, y, 0.3, X.shape[1], Y.shape[1])):
+        with pytest.raises(error, match=of("x", X.shape[1])): f(x=x)
+        with pytest.raises(error, match=of("y", Y.shape[1])): f(y=x)
+    with pytest.raises(IndexError, match="x names neuron 3, but there are 3"): Match([3], [], 0.3, 3, 4)
 
 
 def test_bad_activations_and_bad_dead():
@@ -148,9 +165,14 @@ def test_matches_are_sets_of_neurons(p, q):
     assert neurons(a | b) == A | B and neurons(a & b) == A & B and (a | b).epsilon == (a & b).epsilon == 0.3
     assert (a <= b, a < b, a == b, a >= b, a > b, a != b) == (A <= B, A < B, A == B, A >= B, A > B, A != B)
     assert len(a) == len(A) and list(a) == sorted(A) and a.similarity == len(A) / 8 and bool(a) == bool(A)
-    assert all(v in a for v in A) and not any(v in a for v in B - A) and ("z", 0) not in a
+    assert all(v in a for v in A) and not any(v in a for v in B - A) and ("z", 0) not in a and all(list(v) in a for v in A)
     assert len({a, b, match_of(p)}) == len({A, B}) and hash(a) == hash(match_of(p))
     assert copy.deepcopy(a) == a == pickle.loads(pickle.dumps(a))
+
+
+def test_hashes_tell_matches_apart():
+    few = [Match(x, y, 0.3, 3, n_y) for x in ([], [0], [0, 2]) for y in ([], [1]) for n_y in (2, 3)]
+    assert len(set(map(hash, few))) == len(few) == 12
 
 
 def test_match_is_read_only_and_sorted():
@@ -174,4 +196,4 @@ def test_matches_that_cannot_be_joined():
 
 def test_a_match_says_what_it_is():
     assert repr(Match([3, 1], [0], 0.3, 5, 3)) == "Match(x=[1, 3], y=[0], epsilon=0.3, similarity=0.375)"
-    assert "20 in all" in repr(Match(range(20), [], 0.3, 20, 3))
+    assert repr(Match(range(20), range(8), 0.25, 20, 8)) == "Match(x=[0, 1, 2, 3, 4, 5, 6, 7, ... 20 in all], y=[0, 1, 2, 3, 4, 5, 6, 7], epsilon=0.25, similarity=1.000)"

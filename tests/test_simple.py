@@ -242,7 +242,10 @@ def test_simple_matches_are_a_sequence():
     every = simple_matches(X, Y, 0.3)
     assert list(every) == [every[i] for i in range(len(every))] and every[-1] in every and every.epsilon == 0.3
     assert all(m.epsilon == 0.3 for m in every)
-    assert len(simple_matches(*(np.random.default_rng(0).normal(size=(2, 50, 3))), 0.1)) == 0
+    none = simple_matches(*(np.random.default_rng(0).normal(size=(2, 50, 3))), 0.1)
+    assert len(none) == 0 and repr(none) == "SimpleMatches(0 distinct for 0 neurons at epsilon 0.1)"
+    sizes = [len(m) for m in every]
+    assert repr(every) == f"SimpleMatches({len(sizes)} distinct for {len(every.neurons)} neurons at epsilon 0.3, median size {np.median(sizes):g})"
 
 
 def test_more_orders_never_lose_one():
@@ -272,9 +275,9 @@ def test_unknown_neuron(f, v, error, says):
 def test_a_neuron_in_no_match(f):
     A = np.c_[X, np.random.default_rng(0).normal(size=len(X)), np.zeros(len(X))]
     lone, dead = ("x", X.shape[1]), ("x", X.shape[1] + 1)
-    with pytest.raises(ValueError, match=rf"\('x', {lone[1]}\) is in no match at epsilon = 0.3"): f(A, Y, lone, 0.3)
-    with pytest.raises(ValueError, match=rf"\('x', {dead[1]}\) is in no match at epsilon = 0.3.*dead"): f(A, Y, dead, 0.3)
-    with pytest.raises(ValueError, match=str(lone[1])): simple_matches(A, Y, 0.3).of(lone)
+    with pytest.raises(ValueError, match=rf"\('x', {lone[1]}\) is in no match at epsilon = 0.3: its critical epsilon, which epsilon_profile gives, is larger$"): f(A, Y, lone, 0.3)
+    with pytest.raises(ValueError, match=rf"\('x', {dead[1]}\) is in no match at epsilon = 0.3: it is dead, 0 on every sample$"): f(A, Y, dead, 0.3)
+    with pytest.raises(ValueError, match=rf"\('x', {lone[1]}\) is in no match at epsilon = 0.3; .neurons lists"): simple_matches(A, Y, 0.3).of(lone)
     with pytest.raises(IndexError, match="99"): simple_matches(A, Y, 0.3).of(("y", 99))
 
 

@@ -1,6 +1,8 @@
 """Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive search: on hostile instances and bad input."""
 import math
+import re
 import warnings
+from functools import partial
 from itertools import combinations
 
 import networkx as nx
@@ -11,13 +13,15 @@ from hypothesis import given, settings, strategies as st
 from scipy.linalg import subspace_angles
 
 from instances import KINDS, MILD, Oracle, between, float_residual2, make, neurons
-from submatch_nb import Moments, are_unique, exact_simple_matches, independence_angle, is_unique, maximum_match, necessary, simple_matches
+from submatch_nb import Moments, simple, structure, are_unique, exact_simple_matches, independence_angle, is_unique, maximum_match, necessary, simple_matches
 from submatch_nb.maximum import epsilon_profile
+from submatch_nb.neurons import SubmatchWarning, residuals
 from submatch_nb.simple import EXHAUSTIVE
-from submatch_nb.structure import dependency_graph, intersection_factor, plot_dependencies, reachable
+from submatch_nb.structure import dependency_graph, intersection_factor, missed_without, plot_dependencies, reachable
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
+COEFFICIENTS = "exact simple matches are read off coefficients, which are unique only if the matched neurons of each network are linearly independent"
 
 
 def layered(seed, n=8, d=40):
@@ -65,7 +69,7 @@ def test_dependent_neurons_are_named(moments, side, names):
     three, two, alone = B @ rng.normal(size=(2, 3)), B @ rng.normal(size=(2, 2)), rng.normal(size=(30, 1))
     X, Y = (three, two) if side == "x" else (two, three)
     first = (Moments(X, Y),) if moments else (X, Y)
-    with pytest.raises(ValueError, match=rf"linearly independent: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched neurons of {side}.*simple_matches\(X, Y, 0\)"):
+    with pytest.raises(ValueError, match=rf"^{COEFFICIENTS}: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched neurons of {side}.*simple_matches\(X, Y, 0\)"):
         exact_simple_matches(*first)
     apart = np.hstack([X, alone, 2 * alone]), np.hstack([Y[:, :1], rng.normal(size=(30, 1))])  # dependent, and in no match
     assert len(exact_simple_matches(*apart)) == len(maximum_match(*apart, 0)) == 0
@@ -115,14 +119,16 @@ def test_angles_that_are_known():
         assert np.isclose(independence_angle(np.array([[1, np.cos(a)], [0, np.sin(a)]])), a, rtol=1e-6)
     assert independence_angle(np.ones((4, 1))) == np.pi / 2
     assert np.pi / 2 - 1e-12 < independence_angle(np.hstack([np.eye(4), np.zeros((4, 2))])) < np.pi / 2  # dead ones are left out, rounding taken off
-    assert independence_angle(np.ones((4, 2))) < 1e-7 and independence_angle(np.eye(3)[:, [0, 1, 2, 0]]) == 0
+    for n in range(2, 50): assert independence_angle(np.random.default_rng(n).normal(size=(60, 1)) @ np.random.default_rng(n).normal(size=(1, n))) == 0
+    assert independence_angle(np.ones((4, 2))) == 0 == independence_angle(np.eye(3)[:, [0, 1, 2, 0]])
+    for a in (1e-10, 1e-12, 1e-13): assert 0.97 * a < independence_angle(np.array([[1, 1], [0, a]])) < a  # what rounding can hide is taken off, not added
     assert np.isclose(intersection_factor(np.pi / 6), 5) and intersection_factor(np.pi / 2) == 3 and intersection_factor(0) == np.inf
 
 
 def test_what_has_no_angle():
-    with pytest.raises(ValueError, match="every neuron is dead"): independence_angle(np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="^X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors$"): independence_angle(np.zeros((4, 2)))
     with pytest.raises(TypeError, match="not an array of activations"): independence_angle(0.3)
-    with pytest.raises(TypeError, match="moments of two networks"): independence_angle(Moments(np.eye(3), np.eye(3)))
+    with pytest.raises(TypeError, match="^X holds moments of two networks: an angle is certified from the activations of one$"): independence_angle(Moments(np.eye(3), np.eye(3)))
     for theta in (-0.1, 2, np.nan):
         with pytest.raises(ValueError, match="theta is .*radians"): intersection_factor(theta)
 
@@ -152,6 +158,27 @@ def test_all_at_once_is_one_by_one(kind):
         unique = are_unique(X, Y, epsilon)
         assert list(unique) == list(maximum_match(X, Y, epsilon))
         assert unique == {v: is_unique(X, Y, v, epsilon) for v in unique}
+
+
+@pytest.mark.parametrize("f", [necessary, are_unique])
+def test_bad_input_and_chance(f):
+    X, Y = make("planted_groups", 0)
+    for epsilon, error in ((1, ValueError), (-0.1, ValueError), (np.nan, ValueError), ("0.3", TypeError), (None, TypeError)):
+        with pytest.raises(error, match="epsilon is"): f(X, Y, epsilon)
+    with pytest.raises(TypeError, match="Y is missing"): f(X, epsilon=0.3)
+    with pytest.raises(TypeError, match="Y is left out"): f(Moments(X, Y), Y, 0.3)
+    with pytest.warns(SubmatchWarning, match="at or above the Gaussian chance level"): f(X, Y, 0.99)
+
+
+@pytest.mark.parametrize("module, call, desc", [(structure, necessary, "dropping each neuron"), (structure, are_unique, "dropping each neuron"),
+                                                (simple, simple_matches, "simple matches"), (simple, partial(simple_matches, exhaustive=True), "all simple matches")])
+def test_progress_is_shown_late_and_in_full_and_then_goes(module, call, desc, monkeypatch):
+    bars, tqdm = [], module.tqdm
+    monkeypatch.setattr(module, "tqdm", lambda *items, **how: bars.append((tqdm(*items, **how), how)) or bars[-1][0])
+    X, Y = make("planted_groups", 0)
+    call(*(Z[:, :5] for Z in (X, Y)), epsilon=0.3)
+    (bar, how), = bars
+    assert how.items() >= {"desc": desc, "unit": " neurons", "delay": 2, "leave": False}.items() and bar.n == bar.total > 1
 
 
 # Every v-minimum match
@@ -192,6 +219,47 @@ def test_the_error_names_a_neuron_that_depends_on_others(m):
     X = e[:, [0, 1, 1]] if m == 8 else np.c_[e[:, 0], [0, 1, 2], [0, 1, 3], [0, 1, 4]]
     Y = e[:, :2] if m == 8 else e
     with pytest.raises(ValueError, match=r"independent: x[123] is only \d\.\de-\d+|independent: x[123] is only 0\.0e\+00"): exact_simple_matches(X, Y)
+
+
+def test_the_error_says_how_near_and_what_counts_as_0():
+    "x3 = x4 within what counts as 0, which no other neuron is near; x0 and x1 are nearer to each other than any coefficient needs to be known, and independent."
+    rng, e = np.random.default_rng(0), np.eye(9)
+    for near, far, given in ((5e-12, 1e-9, lambda *both: both), (5e-7, 2e-5, lambda *both: (Moments(*both),))):
+        X = np.stack([e[0], e[0] + far * e[1], e[2], e[3], e[3] + near * e[4], e[5]], 1) @ np.diag(rng.uniform(1, 9, 6))
+        with pytest.raises(ValueError, match=COEFFICIENTS) as error: exact_simple_matches(*given(X, X[:, ::-1]))
+        named, length, zero = re.search(r": ([xy]\d) is only (\S+) of its length away .* up to (\S+) counts as 0", str(error.value)).groups()
+        assert named in ("x3", "x4") and near * 0.69 < float(length) < near * 1.05 and near < float(zero) < far
+
+
+def test_the_error_names_one_of_those_that_cancel_whatever_rounding_does():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        B = np.linalg.qr(rng.normal(size=(20, 6)))[0]
+        X = np.c_[B[:, :3], B[:, 3:] @ rng.normal(size=(3, 4))] @ np.diag(rng.uniform(1, 9, 7))
+        with pytest.raises(ValueError, match=r"independent: x[3456] is only .*-1[5-9] of"): exact_simple_matches(X, B)
+
+
+def test_what_each_would_miss():
+    "The residual of each without one own neuron, and how far that one is from the rest."
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(12, 5))
+    own /= np.linalg.norm(own, axis=0)
+    others = own @ rng.choice([0, 1, -2], (5, 7)) + 1e-3 * own[:, :1]
+    others /= np.linalg.norm(others, axis=0)
+    missed, distance = missed_without(*map(torch.as_tensor, (own, others)))
+    for u in range(5):
+        rest = np.delete(own, u, 1)
+        np.testing.assert_allclose(missed[:, u], residuals(others, rest), atol=1e-13)
+        np.testing.assert_allclose(distance[u], residuals(own[:, [u]], rest)[0], atol=1e-13)
+
+
+def test_a_small_coefficient_is_one():
+    "y0 = x0 + 1e-9 x1; and neurons 1e-9 apart are independent."
+    e = np.eye(3)
+    found = exact_simple_matches(e[:, :2], np.stack([e[0] + 1e-9 * e[1], e[1]], 1))
+    assert [neurons(m) for m in found.of(("y", 0))] == [{("x", 0), ("x", 1), ("y", 0), ("y", 1)}] and len(found.of(("y", 1))[0]) == 2
+    X = np.stack([e[0], e[0] + 1e-9 * e[1]], 1)
+    assert [neurons(m) for m in exact_simple_matches(X, X)] == [{("x", 0), ("y", 0)}, {("x", 1), ("y", 1)}]
 
 
 def test_the_graph_can_be_drawn():
