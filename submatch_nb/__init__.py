@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 
 from .comparison import Comparison, compare
 from .explorer import explore, save_html
-from .layers import capture, collect
+from .layers import Collected, Sampled, capture, collect, collect_all
 from .match import Match, is_match
 from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from .neurons import Moments, SubmatchWarning, chance_epsilon, residuals
@@ -12,7 +12,7 @@ from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple
 from .structure import are_unique, exact_simple_matches, independence_angle, necessary
 
 __all__ = [
-    "Comparison", "Match", "Moments", "Profile", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "are_unique", "capture",
-    "chance_epsilon", "collect", "compare", "epsilon_profile", "exact_simple_matches", "explore", "independence_angle", "is_match", "is_unique",
+    "Collected", "Comparison", "Match", "Moments", "Profile", "Sampled", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "are_unique", "capture",
+    "chance_epsilon", "collect", "collect_all", "compare", "epsilon_profile", "exact_simple_matches", "explore", "independence_angle", "is_match", "is_unique",
     "max_match_similarity", "maximum_match", "minimum_match", "necessary", "residuals", "save_html", "simple_matches",
 ]

@@ -171,7 +171,7 @@ def test_bad_epsilon(comparison, epsilon, error):
 def test_bad_activations_name_the_layer():
     broken = build("digits-vgg", seed=1)
     with torch.no_grad(): broken.conv2_1.conv.weight[7] = float("nan")
-    with pytest.raises(ValueError, match="layer 'conv2_1.relu', batch 0.*Y: neuron 7 is nan"): compare(build("digits-vgg"), broken, DIGITS, progress=False)
+    with pytest.raises(ValueError, match="layer 'conv2_1.relu', batch 0: the second network: neuron 7 is nan"): compare(build("digits-vgg"), broken, DIGITS, progress=False)
 
 
 def test_full_spans_warn_with_the_layer():

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.models import resnet18, vgg11
 
-from submatch_nb.layers import as_matrix, batches, capture, collect, evaluating, feed, layer_names
+from submatch_nb.layers import Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names
 from submatch_nb.neurons import Moments
 
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
@@ -174,7 +174,7 @@ def test_foreign_hooks_stay():
 
 def test_tuples_and_what_is_no_tensor():
     class Odd(nn.Module):
-        def forward(self, x): return {"out": x}
+        def forward(self, x): return str(x.shape)
     lstm = nn.LSTM(8, 4, batch_first=True)
     model = nn.Sequential(lstm)
     with capture(model, ["0"]) as outputs: expected = model(DIGITS[:5, 0])[0]
@@ -182,7 +182,7 @@ def test_tuples_and_what_is_no_tensor():
     odd = nn.Sequential(nn.ReLU(), Odd())
     with capture(odd, "all") as outputs: odd(DIGITS[:2])
     assert list(outputs) == ["0"]
-    with pytest.raises(TypeError, match="layer '1' puts out dict"):
+    with pytest.raises(TypeError, match="layer '1' puts out str"):
         with capture(odd, ["1"]): odd(DIGITS[:2])
     assert hooks(odd) == 0
 
@@ -322,8 +322,8 @@ def test_calls_are_paired_in_order():
 def test_bad_activations_name_the_layer():
     good, bad = small(0), small(1)
     with torch.no_grad(): bad[2].weight[3] = float("nan")
-    with pytest.raises(ValueError, match=r"layer '3', batch 0 \(X: first network, Y: second\): Y: neuron 3 is nan at sample 0"): collect(good, bad, DIGITS[:4], progress=False)
-    with pytest.raises(ValueError, match=r"layer '3'.*: X: neuron 3 is nan"): collect(bad, good, DIGITS[:4], progress=False)
+    with pytest.raises(ValueError, match="layer '3', batch 0: the second network: neuron 3 is nan at sample 0"): collect(good, bad, DIGITS[:4], progress=False)
+    with pytest.raises(ValueError, match="layer '3'.*: the first network: neuron 3 is nan"): collect(bad, good, DIGITS[:4], progress=False)
     data = DIGITS[:9].clone()
     data[7, 0, 0, 0] = float("inf")
     with pytest.raises(ValueError, match="layer '1', batch 2"): collect(good, good, data, batch_size=3, progress=False)
@@ -353,3 +353,47 @@ def test_feed_follows_the_model():
     assert feed(double, DIGITS[:2]).dtype == torch.float64
     assert torch.equal(feed(double, (DIGITS[:2].numpy(), "labels")), feed(double, DIGITS[:2]))
     assert isinstance(feed(nn.Identity(), np.ones(3)), torch.Tensor)
+
+
+# several networks, crosses, positions
+
+def test_several_networks_in_one_pass():
+    models = {name: small(seed) for seed, name in enumerate("abc")}
+    runs = []
+    handles = [m.register_forward_pre_hook(lambda *_: runs.append(1)) for m in models.values()]
+    collected = collect_all(models, DIGITS[:300], batch_size=100, progress=False)
+    for handle in handles: handle.remove()
+    assert len(runs) == 3 * 3, "each network once for each batch"
+    assert list(collected) == [("a", "b"), ("a", "c"), ("b", "c")]
+    for (i, j), of_pair in collected.items(): assert same(of_pair, collect(models[i], models[j], DIGITS[:300], batch_size=100, progress=False))
+    assert list(collect_all(list(models.values()), DIGITS[:9], ["1"], progress=False)) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_cross():
+    a, b = small(0), small(1, channels=7)
+    with pytest.raises(ValueError, match=r"samples differ.*positions=\"pooled\""): collect(a, b, DIGITS[:300], "cross", progress=False)
+    collected = collect(a, b, DIGITS[:300], "cross", positions="pooled", progress=False)
+    assert list(collected) == ["1", "1 ~ 3", "1 ~ 6", "3 ~ 1", "3", "3 ~ 6", "6 ~ 1", "6 ~ 3", "6"]
+    assert collected.pairs["3 ~ 1"] == ("3", "1") and collected.pairs["1"] == ("1", "1")
+    assert [collected.positions[k] for k in ("1", "1 ~ 3", "3 ~ 1", "1 ~ 6", "6")] == ["all", "pooled to 4 x 4", "pooled to 4 x 4", "mean", "all"]
+    with evaluating(a, b), capture(a) as x, capture(b) as y: a(DIGITS[:300]), b(DIGITS[:300])
+    grid, mean = nn.AdaptiveAvgPool2d(4), lambda z: z.double().mean((2, 3))
+    assert same({k: collected[k] for k in ("1", "3 ~ 1", "1 ~ 6")}, {
+        "1": Moments(*(as_matrix(z["1"])[0] for z in (x, y))), "3 ~ 1": Moments(as_matrix(x["3"])[0], as_matrix(grid(y["1"].double()))[0]),
+        "1 ~ 6": Moments(mean(x["1"]), y["6"])})
+
+
+def test_sampled_positions():
+    a, b = small(0), small(1)
+    collected = collect(a, b, DIGITS[:50], positions=Sampled(500, 3, seed=5), batch_size=16, progress=False)
+    assert [len(draws) for draws in collected.draws.values()] == [3, 3, 3]
+    assert [collected[k].count for k in collected] == [500, 500, 50] and collected.positions["1"] == "sampled, 3 x 500, seed 5"
+    with evaluating(a, b), capture(a) as x, capture(b) as y: a(DIGITS[:50]), b(DIGITS[:50])
+    for layer in collected:
+        X, Y = (as_matrix(z[layer])[0] for z in (x, y))
+        for draw, m in enumerate(collected.draws[layer]):
+            chosen = Sampled(500, 3, seed=5).indices(draw, len(X))
+            assert len(set(chosen)) == m.count and same({layer: m}, {layer: Moments(X[chosen], Y[chosen])})
+    assert not torch.equal(*(m.gram for m in collected.draws["1"][:2]))
+    with pytest.raises(ValueError, match="length is known"): collect(a, b, iter([DIGITS[:9]]), positions="sampled", progress=False)
+    with pytest.raises(ValueError, match="positions is 'some'"): collect(a, b, DIGITS, positions="some", progress=False)
