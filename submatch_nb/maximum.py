@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BLOCK', 'SHRINK', 'ROOM', 'CONDITION', 'algorithm_1', 'Span', 'span_of', 'turn', 'independent', 'sweep', 'settle',
            'replace', 'leave', 'shrink', 'consequences', 'Peel', 'dependence', 'unit_gram', 'unit_root', 'live_neurons',
-           'tells_apart', 'condense', 'root_of_gram', 'from_moments', 'start', 'warn_if_chance', 'residual2_steps',
-           'bars_from_gram', 'bars_from_root', 'bars', 'brackets', 'Profile', 'peel_all', 'epsilon_profile',
-           'plot_profile', 'maximum_match', 'max_match_similarity']
+           'tells_apart', 'root_of_gram', 'from_moments', 'precise', 'condense', 'start', 'warn_if_chance',
+           'residual2_steps', 'bars_from_gram', 'bars_from_root', 'bars', 'brackets', 'Profile', 'peel_all',
+           'epsilon_profile', 'plot_profile', 'maximum_match', 'max_match_similarity']
 
 # %% ../nbs/02_maximum.ipynb #636bf86c
 import math
@@ -274,8 +274,6 @@ class Peel:
         return to & self.alive[:, None] & self.alive
 
 # %% ../nbs/02_maximum.ipynb #368834ee
-CONDITION = 1e6  # largest 1 / dist^2(v, the others) for which second moments are precise enough
-
 def dependence(
     G,  # (n, n) Gram matrix of unit columns
 ) -> float:
@@ -315,22 +313,6 @@ def tells_apart(
     ids = live_neurons(moments)
     return all(dependence(unit_gram(moments, side, side)) * len(side) * moments.error < 1e-3 for side in (ids[ids < moments.n_x], ids[ids >= moments.n_x]))
 
-# %% ../nbs/02_maximum.ipynb #c61adf73
-def condense(
-    X,  # (d, n_x) checked tensor
-    Y,  # (d, n_y) checked tensor
-) -> Moments:
-    "Moments of both: second moments, or, where squaring would cost digits, the R factor of the unit-length neurons."
-    if len(X) > X.shape[1] + Y.shape[1]:
-        try:
-            moments = Moments(X, Y)
-            ids = live_neurons(moments)
-            if dependence(unit_gram(moments, ids, ids)) < CONDITION: return moments
-        except ValueError: pass  # too large or too small to be squared
-    moments = Moments(unit(X), unit(Y), root=True)
-    moments.error += 5 * UNIT  # scaling rounds each number twice
-    return moments
-
 # %% ../nbs/02_maximum.ipynb #a270c3a0
 def root_of_gram(
     G,  # (n, n) Gram matrix
@@ -349,6 +331,30 @@ def from_moments(
     F = root_of_gram(unit_gram(moments, ids, ids)) if squared else unit_root(moments, ids)
     return Peel(F, int((ids < moments.n_x).sum()), max(TOLERANCE, moments.error) if squared else TOLERANCE ** 2, ids)
 
+# %% ../nbs/02_maximum.ipynb #c61adf73
+CONDITION = 1e6  # largest 1 / dist^2 of a neuron to a span for which second moments are precise enough
+
+def precise(
+    peel,  # all live neurons, from second moments
+) -> bool:
+    "Is every neuron far enough from the others of its network, and from the other network?"
+    return not any(span.spare.shape[0] or (span.first > CONDITION).any() or (span.residual2 < 1 / CONDITION).any() for span in (peel.by_x, peel.by_y))
+
+def condense(
+    X,  # (d, n_x) checked tensor
+    Y,  # (d, n_y) checked tensor
+) -> tuple[Moments, Peel]:  # and all live neurons
+    "Moments of both: second moments, or, where squaring would cost digits, the R factor of the unit-length neurons."
+    if len(X) > X.shape[1] + Y.shape[1]:
+        try: moments = Moments(X, Y)
+        except ValueError: pass  # too large or too small to be squared
+        else:
+            peel = from_moments(moments)
+            if precise(peel): return moments, peel
+    moments = Moments(unit(X), unit(Y), root=True)
+    moments.error += 5 * UNIT  # scaling rounds each number twice
+    return moments, from_moments(moments)
+
 # %% ../nbs/02_maximum.ipynb #fc77e05d
 def start(
     X,          # (d, n_x) activations of the first network, or the Moments of both
@@ -362,8 +368,8 @@ def start(
     if not isinstance(X, Moments) and Y is None: raise TypeError("Y is missing: pass the activations of both networks, or one Moments of both")
     if not isinstance(X, Moments): X, Y = both(X, Y)
     check_epsilon(epsilon)
-    moments = X if isinstance(X, Moments) else condense(X, Y)
-    peel, n = from_moments(moments), Sides(moments.n_x, moments.n_y)
+    moments, peel = (X, from_moments(X)) if isinstance(X, Moments) else condense(X, Y)
+    n = Sides(moments.n_x, moments.n_y)
     for name, span in (("X", peel.by_x), ("Y", peel.by_y)): warn_if_full(span.rank, moments.count, name)
     warn_if_chance(epsilon, moments.count, max(peel.n_x, len(peel.ids) - peel.n_x))
     return peel, n, moments

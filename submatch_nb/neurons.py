@@ -204,9 +204,12 @@ def r_factor(
     d, n = Z.shape
     if d <= n: return Z, 0.0, 0.0
     Q, R = torch.linalg.qr(Z)
-    off, length, block = Z.clone(), Z.norm(dim=0), math.isqrt(n)  # so many columns of Q in one product
-    for q, r in zip(Q.split(block, 1), R.split(block)): off -= q @ r
-    off = off.norm(dim=0) / torch.where(length > 0, length, 1)
+    off, length, block = torch.zeros_like(Z[0]), Z.norm(dim=0), math.isqrt(n)  # so many columns of Q in one product
+    for z, q in zip(Z.split(256), Q.split(256)):  # rows that stay in the cache
+        rest = z.clone()
+        for columns, rows in zip(q.split(block, 1), R.split(block)): rest.addmm_(columns, rows, alpha=-1)
+        off += rest.square_().sum(0)
+    off = off.sqrt() / torch.where(length > 0, length, 1)
     gram, error = second_moments(Q)
     gram.diagonal().sub_(1)
     return R, 1.05 * (off.max().item() + n**0.5 * rounding(2 * block + 4)), 1.05 * (gram.norm().item() + n * error)

@@ -6,12 +6,16 @@ shifted by up to a pixel each way, Gaussian noise of 0.6 added), so that the neu
 
 Wider layers, where only moments are needed, are ReLU of shared random features plus noise, a hundredth to ten times as large from the first neuron to the last,
 so that neurons leave a few at a time. `--large` adds 4,096 + 4,096 of them (20 GB of memory, some minutes).
+Where there is a CUDA device, a few more rows time the same calls on it against its matrix rate. `--record` writes the tables for the notebooks.
 """
 import argparse
+import functools
+import json
 import platform
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +28,7 @@ from tqdm.auto import tqdm
 from submatch_nb import maximum
 from submatch_nb.match import within
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
-from submatch_nb.neurons import Moments
+from submatch_nb.neurons import Moments, write_whole
 from submatch_nb.simple import algorithm_2, minimum_match, simple_matches
 
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
@@ -59,8 +63,12 @@ def layers(width, count=10_000):
 
 
 def clock(f, *args, **kwargs):
+    "Seconds and the result, whatever the device still has to do included."
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     begin = time.perf_counter()
     result = f(*args, **kwargs)
+    wait()
     return time.perf_counter() - begin, result
 
 
@@ -89,16 +97,22 @@ def by_one_product(X, Y):
     return (1 - (Q.T @ torch.as_tensor(X)).square().sum(0)).numpy()
 
 
-def synthetic(n, seed=0):
-    "Moments of n + n neurons on 4 n samples: ReLU of shared random features plus noise of its own size for each pair of neurons."
-    rng = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64)
-    mix, noise, moments = normal(n, n) / n**0.5, torch.logspace(-2, 1, n, dtype=torch.float64), None
-    for batch in torch.arange(4 * n).split(1024):
-        features = normal(len(batch), n) @ mix
-        part = Moments(*((features + noise * normal(*features.shape)).clamp(min=0) for _ in "xy"))
-        moments = part if moments is None else moments + part
-    return moments
+def features(n, counts, device="cpu", seed=0):
+    "Yields for each count X and Y of n neurons: ReLU of shared random features plus noise of its own size for each pair of neurons."
+    rng = torch.Generator(device).manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64, device=device)
+    mix, noise = normal(n, n) / n**0.5, torch.logspace(-2, 1, n, dtype=torch.float64, device=device)
+    for count in counts:
+        shared = normal(count, n) @ mix
+        yield tuple((shared + noise * normal(count, n)).clamp(min=0) for _ in "xy")
+
+
+def synthetic(n, device="cpu"):
+    "Moments of n + n neurons on 4 n samples."
+    return sum_of(Moments(X, Y) for X, Y in features(n, [1024] * (n // 256), device))
+
+
+def sum_of(parts): return functools.reduce(lambda a, b: a + b, parts)
 
 
 # A row of the table at the end: what, seconds of ours and of the plain one, and their ratio with its limit.
@@ -238,19 +252,69 @@ def every_bench(width, moments):
     return [Row(f"v-minimum matches of all {len(every.neurons)} neurons, {width} + {width}, in minutes", seconds, None, seconds / 60, most=10)]
 
 
+def matrix_rate(device, n):
+    "Multiplications a second in one product of float64 matrices."
+    A = torch.randn(n, n, dtype=torch.float64, device=device)
+    A @ A
+    return n**3 / min(clock(torch.matmul, A, A)[0] for _ in range(3))
+
+
+def device_bench(device, n=4096, m=2048, samples=1_000_000, batch=50_000, size=8192):
+    "Rows for the same calls on a device: each against the time that its multiplications take at the rate of one large matrix product."
+    rate = matrix_rate(device, size)
+    print(f"\n{torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else device}: {rate / 1e12:.2f} million million multiplications a second in float64", flush=True)
+    moments = synthetic(n, device)
+    on_cpu = Moments._of(moments.sum.cpu(), moments.count, moments.n_x, moments.error, gram=moments.gram.cpu(), alike=moments.alike.cpu())
+    epsilon_profile(moments)
+    seconds, profile = clock(epsilon_profile, moments)
+    plain, expected = clock(epsilon_profile, on_cpu)
+    for side in "xy": assert np.allclose(getattr(profile, side), getattr(expected, side), atol=1e-6), "the device and the CPU disagree"
+    cubed = 4 / 3 * (2 * n) ** 3  # as chapter Maximum match counts them, with the brackets left out
+    rows = [Row(f"profile from moments, {n} + {n}, on the device, times its multiplications at the matrix rate", seconds, cubed / rate, seconds / (cubed / rate)),
+            Row("    against the CPU", seconds, plain, plain / seconds)]
+    del moments, on_cpu
+    (X, Y), = features(m, [batch], device)
+    Moments(X, Y)
+    seconds, moments = clock(lambda: sum_of(Moments(X, Y) for _ in range(samples // batch)))
+    assert moments.count == samples and torch.allclose(moments.gram[:m, m:], samples // batch * (X.T @ Y), rtol=1e-9), "the moments are wrong"
+    products = samples * (2 * m) ** 2 / 2
+    return rows + [Row(f"moments of {samples:,} x ({m} + {m}) on the device, times its multiplications at the matrix rate", seconds, products / rate, seconds / (products / rate))]
+
+
+RECORD = Path(__file__).parent.parent / "nbs" / "bench.json"
+
+def record(tables, machine):
+    "Write the tables for the notebooks, with where they come from."
+    digits = lambda value: value and float(f"{value:.3g}")
+    tables = {name: [{"work": row.work.strip(), "ours (s)": digits(row.ours), "plain (s)": digits(row.plain), "ratio": digits(row.ratio), "at least": row.least, "at most": row.most}
+                     for row in rows] for name, rows in tables.items()}
+    write_whole(RECORD, lambda part: part.write_text(json.dumps({"machine": machine} | tables, indent=1) + "\n"))
+
+
+def processor():
+    "What Linux calls the processor."
+    if sys.platform != "linux": return platform.processor()
+    with open("/proc/cpuinfo") as info: return next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="neurons whose v-minimum match is timed (default 20)")
     parser.add_argument("--width", type=int, default=512, help="hidden units of the layer that is profiled (default 512)")
     parser.add_argument("--large", action="store_true", help="also profile 4,096 + 4,096 neurons from moments")
+    parser.add_argument("--record", action="store_true", help="write the tables to nbs/bench.json")
     options = parser.parse_args()
-    print(f"{__doc__}\nPython {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} threads\n", flush=True)
-    rows = profile_bench(options.width)
+    machine = f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+    print(f"{__doc__}\n{machine}\n", flush=True)
+    profiles = profile_bench(options.width)
     wide = Moments(*layers(options.width))
-    rows += moments_bench(f"{options.width} + {options.width}, trained", wide, 30)
-    for n in (512, 2048) + (4096,) * options.large: rows += moments_bench(f"{n} + {n}, synthetic", synthetic(n), 30 if n == 512 else 20, 4 if n > 512 else None)
-    rows += growth_bench() + minimum_bench(128, options.count) + every_bench(options.width, wide)
+    profiles += moments_bench(f"{options.width} + {options.width}, trained", wide, 30)
+    for n in (512, 2048) + (4096,) * options.large: profiles += moments_bench(f"{n} + {n}, synthetic", synthetic(n), 30 if n == 512 else 20, 4 if n > 512 else None)
+    tables = {"profile": profiles + growth_bench(), "simple": minimum_bench(128, options.count) + every_bench(options.width, wide)}
+    if torch.cuda.is_available(): tables["device"] = device_bench("cuda")
     print(f"\n{'work':86}{'ours (s)':>10}{'plain (s)':>10}{'ratio':>9}{'limit':>14}{'distance':>10}")
+    rows = sum(tables.values(), [])
     for row in rows: print(row)
     print("distance: how many times better than the limit")
+    if options.record: record(tables, machine)
     sys.exit(any(row.distance() and row.distance() < 1 for row in rows))
