@@ -1,4 +1,6 @@
 """Algorithm 1 against every pair of subsets; the epsilon-profile and the maximum match against Algorithm 1, on hostile instances."""
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from hypothesis import given, settings, strategies as st
 from instances import CLOSENESS, KINDS, MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
 from submatch_nb import maximum
 from submatch_nb.match import is_match
-from submatch_nb.maximum import algorithm_1, consequences, epsilon_profile, leave, max_match_similarity, maximum_match, settle, span_of, start
-from submatch_nb.neurons import Moments, SubmatchWarning, digits_layers
+from submatch_nb.maximum import (CONDITION, Profile, algorithm_1, condense, consequences, epsilon_profile, from_moments, leave, max_match_similarity, maximum_match,
+                                root_of_gram, settle, span_of, start, tells_apart)
+from submatch_nb.neurons import TOLERANCE, UNIT, Moments, SubmatchWarning, chance_epsilon, digits_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
@@ -215,6 +218,52 @@ def test_removal_order_does_not_matter():
             assert (match.x.tolist(), match.y.tolist()) == (x, y)
 
 
+# Squared or not
+
+def pair(sine2, d=40):
+    "A neuron, and one whose squared distance from its span is given; neither has a 0."
+    Q = np.linalg.qr(np.random.default_rng(0).normal(size=(d, 2)))[0]
+    return np.stack([3 * Q[:, 0], (1 - sine2) ** 0.5 * Q[:, 0] + sine2**0.5 * Q[:, 1]], 1)
+
+
+def test_second_moments_tell_neurons_apart_where_rounding_is_a_thousandth():
+    far = np.random.default_rng(1).normal(size=(40, 3))
+    for side in (0, 1):
+        for times, apart in ((1.3, True), (0.75, False)):
+            layers = lambda near: (np.c_[near, np.zeros(40)], far)[::1 - 2 * side]
+            limit = 1e3 * 2 * Moments(*layers(pair(1e-6))).error
+            assert tells_apart(Moments(*layers(pair(times * limit)))) == apart
+    assert tells_apart(Moments(pair(1e-6)[:, :1], pair(1e-6)[:, 1:]))  # in one network each: no trouble
+
+
+def test_where_squaring_costs_digits_an_r_factor_is_held():
+    "Where one neuron is nearly in the span of the others, of both networks; or there are no more samples than neurons; or squares overflow."
+    far = np.random.default_rng(1).normal(size=(40, 3))
+    tensors = lambda *layers: [torch.as_tensor(Z) for Z in layers]
+    for layers in (lambda near: tensors(near[:, :1], np.c_[near[:, 1:], far]), lambda near: tensors(np.c_[far, near], far @ np.ones((3, 1)) + 9 * np.ones((40, 1)))):
+        assert condense(*layers(pair(1.3 / CONDITION))).route == "gram" and condense(*layers(pair(0.75 / CONDITION))).route == "root"
+    Z = np.random.default_rng(2).normal(size=(8, 8))
+    assert condense(*tensors(Z[:, :3], Z[:, 3:7])).route == "gram" and condense(*tensors(Z[:, :3], Z[:, 3:])).route == "root"
+    held, plain = condense(*tensors(1e200 * Z[:, :3], 1e-200 * Z[:, 3:])), Moments(Z[:, :3] / np.linalg.norm(Z[:, :3], axis=0), Z[:, 3:] / np.linalg.norm(Z[:, 3:], axis=0), root=True)
+    assert held.route == "root" and held.error == plain.error + 5 * UNIT
+    np.testing.assert_allclose(held.gram, plain.gram, atol=1e-14)
+
+
+def test_what_counts_as_0_is_what_is_known():
+    X, Y = make("gaussian", 0)
+    squared, root = Moments(X, Y), Moments(X, Y, root=True)
+    assert squared.error < TOLERANCE == from_moments(squared).zero and from_moments(root).zero == TOLERANCE**2
+    squared.error = 1e-9
+    assert from_moments(squared).zero == 1e-9
+
+
+def test_root_of_a_gram_of_any_rank():
+    for shape in ((9, 5), (3, 5)):
+        Z = torch.as_tensor(np.random.default_rng(0).normal(size=shape))
+        F = root_of_gram(Z.T @ Z)
+        np.testing.assert_allclose(F.T @ F, Z.T @ Z, atol=1e-12)
+
+
 # The downdated span, step by step
 
 def fresh_residual2(own, others):
@@ -272,6 +321,31 @@ def test_small_pivots_are_factored_afresh(monkeypatch):
     assert len(afresh) > 1
     rest = [2, 4, 5, 6, 7]
     np.testing.assert_allclose(peel.residual2()[peel.ids >= 8][peel.alive[peel.ids >= 8]], fresh_residual2(X[:, rest], Y[:, [0, *range(2, 8)]]), atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 32])
+def test_where_no_digits_go_all_is_factored_once(block, monkeypatch):
+    "One after another, several at once, and where copies take places: nothing is factored again until hardly any are left."
+    monkeypatch.setattr(maximum, "BLOCK", block)
+    afresh, init = [], maximum.Peel.__init__
+    monkeypatch.setattr(maximum.Peel, "__init__", lambda self, *args: (afresh.append(1), init(self, *args))[1])
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(2, 400, 12))
+    for first in ((X, Y), (X[:, [*range(12), 3, 5]], Y)):
+        for many in (1, 3):
+            peel, *_ = start(*first)
+            afresh.clear()
+            for ids in rng.permutation(peel.ids)[:18].reshape(-1, many): peel.remove(torch.isin(peel.ids, torch.as_tensor(ids)))
+            assert not afresh and peel.alive.sum() == len(first[0].T) + 12 - 18
+            x, y = [i for i in peel.left().tolist() if i < first[0].shape[1]], [i - first[0].shape[1] for i in peel.left().tolist() if i >= first[0].shape[1]]
+            np.testing.assert_allclose(peel.residual2()[peel.alive], np.r_[fresh_residual2(first[1][:, y], first[0][:, x]), fresh_residual2(first[0][:, x], first[1][:, y])], atol=1e-12)
+
+
+def test_what_is_waited_for_ends_the_peeling():
+    "In the cascade above x1 leaves first; what would follow is left undone unless it is asked for."
+    e = np.eye(5)
+    X, Y = np.stack([e[0], e[3] + 2 * e[4]], 1), np.stack([e[0] + e[3], e[0] - e[3]], 1)
+    for ids, left in (([1], [0, 2, 3]), ([0], []), ([0, 1], []), ([1, 2], [0])): assert start(X, Y)[0].down_to(0.65, torch.isin(torch.arange(4), torch.tensor(ids))).left().tolist() == left
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -365,6 +439,7 @@ def test_a_number_where_Y_belongs():
 
 def test_moments_and_Y():
     X, Y = make("gaussian", 0)
+    with pytest.raises(TypeError, match="^X holds the moments of both networks, so Y is left out and the rest goes by keyword$"): epsilon_profile(Moments(X, Y), Y)
     for call in (lambda: epsilon_profile(Moments(X, Y), Y), lambda: maximum_match(Moments(X, Y), Y, 0.3), lambda: max_match_similarity(Moments(X, Y), Y, 0.3)):
         with pytest.raises(TypeError, match="Y is left out") as error: call()
         assert len(str(error.value)) < 300
@@ -373,7 +448,7 @@ def test_moments_and_Y():
 def test_Y_missing():
     X, Y = make("gaussian", 0)
     for call in (lambda: epsilon_profile(X), lambda: maximum_match(X, epsilon=0.3)):
-        with pytest.raises(TypeError, match="Y is missing"): call()
+        with pytest.raises(TypeError, match="^Y is missing: pass the activations of both networks, or one Moments of both$"): call()
     with pytest.raises(TypeError, match="epsilon is missing"): maximum_match(X, Y)
 
 
@@ -410,6 +485,54 @@ def test_spans_that_fill_the_space_warn():
         assert maximum_match(X, rng.normal(size=(5, 7)), 0.01).similarity == 1
     assert [str(w.message)[:17] for w in caught] == [f"the neurons of {s} " for s in "XY"]
     epsilon_profile(rng.normal(size=(7, 6)), rng.normal(size=(7, 6)))  # six of seven dimensions: no warning
+
+
+def test_epsilon_at_chance_warns():
+    "Of the larger layer's live neurons: at the level itself, and not just below; where the span is everything another warning says so."
+    X, Y = np.random.default_rng(0).normal(size=(2, 16, 12))
+    Y[:, 3:] = 0
+    assert chance_epsilon(16, 12) == 0.5
+    says = ("^epsilon = 0.5 is at or above the Gaussian chance level 0.500 for 12 neurons and 16 samples: random neurons would match as well. Use a smaller epsilon or more samples.$")
+    for first in ((X, Y), (Y, X), (Moments(X, Y),)):
+        with pytest.warns(SubmatchWarning, match=says): maximum_match(*first, epsilon=0.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            maximum_match(*first, epsilon=0.5 - 1e-9), epsilon_profile(*first)
+    with pytest.warns(SubmatchWarning) as caught: maximum_match(X[:8], Y[:8], 0)
+    assert len(caught) == 1 and "span all of R^8" in str(caught[0].message)
+
+
+def test_a_profile_says_what_it_knows():
+    X, Y = make("dead", 3)
+    profile = epsilon_profile(X, Y)
+    live = X.any(0).sum(), Y.any(0).sum()
+    assert live[0] < X.shape[1] and live[1] < Y.shape[1] and profile.live == max(live) == epsilon_profile(Y, X).live
+    assert profile.count == len(X) and profile.chance == chance_epsilon(len(X), max(live))
+    assert repr(profile) == f"Profile({X.shape[1]} + {Y.shape[1]} neurons, {len(X)} samples, {len(profile.breakpoints)} breakpoints)" and "2,000 samples" in repr(Profile([0], [0], 2000))
+    assert (np.diff(profile.breakpoints) > 0).all() and set(profile.breakpoints) == set(np.r_[profile.x, profile.y][np.r_[X.any(0), Y.any(0)]])
+
+
+def test_critical_values_nearer_than_the_tolerance_are_one():
+    for apart, count in ((1e-12, 1), (1e-9, 2)):
+        pair = lambda r: np.array([1, r / (1 - r**2) ** 0.5])
+        X, Y = np.zeros((2, 4, 2))
+        X[:2, 0], X[2:, 1], Y[0, 0], Y[2, 1] = pair(0.6), pair(0.6 + apart), 1, 1
+        assert len(epsilon_profile(X, Y).breakpoints) == count
+
+
+def test_the_profile_is_asked_only_where_rounds_decide_nothing(monkeypatch):
+    "At a tie, r(x | y) = 4/5, and just not there; and a dead neuron decides nothing."
+    asked, peel_all = [], maximum.peel_all
+    monkeypatch.setattr(maximum, "peel_all", lambda *args: (asked.append(1), peel_all(*args))[1])
+    X, Y = np.array([[3.0, 0, 0], [4, 1, 0], [0, 0, 0]]), np.array([[1.0], [0], [0]])
+    for dead in ("exclude", "literal"):
+        for epsilon, times in ((0.8 - 1e-9, 0), (0.8, 1), (0.8 + 1e-9, 0)):
+            asked.clear()
+            match = maximum_match(X[:, [0, 2]], Y, epsilon, dead)
+            assert len(asked) == times and (("x", 0) in match) == (epsilon >= 0.8) and (("x", 1) in match) == (dead == "literal")
+    asked.clear()
+    for kind in ("relu_features", "planted_groups", "shared_subspace"): maximum_match(*make(kind, 1), 0.33)
+    assert not asked
 
 
 def test_activations_too_large_or_small_to_square():

@@ -115,6 +115,23 @@ def test_search_is_algorithm_2_in_the_same_order(kind, seed):
         assert minimum_match(X, Y, v, epsilon, order) == algorithm_2(X, Y, v, epsilon, order)
 
 
+def test_algorithm_2_tells_what_it_tries():
+    "Every neuron that is still there, in order, but v; whether it could be dropped; and the match after that."
+    X, Y = make("planted_groups", 0)
+    n, v = X.shape[1] + Y.shape[1], list(maximum_match(X, Y, 0.3))[2]
+    order, left, dropped = np.random.default_rng(0).permutation(n), maximum_match(X, Y, 0.3), []
+    def log(u, could, match):
+        number = u[1] + (u[0] == "y") * X.shape[1]
+        skipped = [("x", i) if i < X.shape[1] else ("y", i - X.shape[1]) for i in order[len(log.numbers):list(order).index(number)].tolist()]
+        assert u != v and u in log.left and not any(w in log.left and w != v for w in skipped)
+        assert (match < log.left and u not in match) if could else match == log.left
+        log.numbers, log.left = order[:list(order).index(number) + 1], match
+        dropped.append(could)
+    log.numbers, log.left = [], left
+    assert algorithm_2(X, Y, v, 0.3, order, log=log) == log.left == minimum_match(X, Y, v, 0.3, order)
+    assert 0 < sum(dropped) < len(dropped) < len(left)
+
+
 @pytest.mark.parametrize("settings_", [{"BLOCK": 1}, {"BLOCK": 2, "ROOM": 1}, {"BLOCK": 3, "SHRINK": 0.6}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_search_with_hardly_anything_pending(kind, settings_, monkeypatch):
@@ -275,8 +292,9 @@ def test_unknown_neuron(f, v, error, says):
 def test_a_neuron_in_no_match(f):
     A = np.c_[X, np.random.default_rng(0).normal(size=len(X)), np.zeros(len(X))]
     lone, dead = ("x", X.shape[1]), ("x", X.shape[1] + 1)
-    with pytest.raises(ValueError, match=rf"\('x', {lone[1]}\) is in no match at epsilon = 0.3: its critical epsilon, which epsilon_profile gives, is larger$"): f(A, Y, lone, 0.3)
-    with pytest.raises(ValueError, match=rf"\('x', {dead[1]}\) is in no match at epsilon = 0.3: it is dead, 0 on every sample$"): f(A, Y, dead, 0.3)
+    for side, first in (("x", (A, Y)), ("y", (Y, A))):
+        with pytest.raises(ValueError, match=rf"^\('{side}', {lone[1]}\) is in no match at epsilon = 0.3: its critical epsilon, which epsilon_profile gives, is larger$"): f(*first, (side, lone[1]), 0.3)
+        with pytest.raises(ValueError, match=rf"^\('{side}', {dead[1]}\) is in no match at epsilon = 0.3: it is dead, 0 on every sample$"): f(*first, (side, dead[1]), 0.3)
     with pytest.raises(ValueError, match=rf"\('x', {lone[1]}\) is in no match at epsilon = 0.3; .neurons lists"): simple_matches(A, Y, 0.3).of(lone)
     with pytest.raises(IndexError, match="99"): simple_matches(A, Y, 0.3).of(("y", 99))
 

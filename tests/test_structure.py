@@ -198,10 +198,24 @@ def test_exhaustive_on_eight_and_eight_however_alike():
 def test_exhaustive_is_refused_where_it_would_not_end():
     x = np.ones((20, 1)) @ np.ones((1, EXHAUSTIVE + 1))
     with pytest.raises(ValueError, match=rf"{EXHAUSTIVE + 1} \+ 2 neurons.*at most {EXHAUSTIVE} a side"): simple_matches(x, x[:, :2], 0, exhaustive=True)
-    with pytest.raises(ValueError, match="leave orders = 3 out"): simple_matches(x, x, 0, orders=3, exhaustive=True)
+    with pytest.raises(ValueError, match="leave orders = 2 out"): simple_matches(x, x, 0, orders=2, exhaustive=True)
     rng = np.random.default_rng(0)
     many = simple_matches(np.hstack([x[:, :2], rng.normal(size=(20, 12))]), x[:, :2], 0, exhaustive=True)  # what counts is the match, not the layer
     assert len(many) == 4
+
+
+def test_exhaustive_up_to_its_limit(monkeypatch):
+    monkeypatch.setattr(simple, "EXHAUSTIVE", 2)
+    assert len(simple_matches(np.eye(9)[:, :2], np.eye(9)[:, :2], 0, exhaustive=True)) == 2
+    for n_x, n_y in ((2, 3), (3, 2)):
+        with pytest.raises(ValueError, match=rf"{n_x} \+ {n_y} neurons.*at most 2 a side"): simple_matches(np.ones((9, n_x)), np.ones((9, n_y)), 0, exhaustive=True)
+
+
+def test_exhaustive_gives_small_ones_first():
+    "x0 is y2, or half the sum of y0 and y1, which need x1 too."
+    X = np.eye(3)[:, :2]
+    found = simple_matches(X, np.array([[1, 1, 1], [1, -1, 0], [0, 0, 0]]), 0, exhaustive=True)
+    assert found.epsilon == 0 == found[0].epsilon and [neurons(m) for m in found.of(("x", 0))] == [{("x", 0), ("y", 2)}, {("x", 0), ("x", 1), ("y", 0), ("y", 1)}]
 
 
 def test_exhaustive_with_dead_neurons_read_literally():
