@@ -237,16 +237,18 @@ def test_second_moments_tell_neurons_apart_where_rounding_is_a_thousandth():
 
 
 def test_where_squaring_costs_digits_an_r_factor_is_held():
-    "Where one neuron is nearly in the span of the others, of both networks; or there are no more samples than neurons; or squares overflow."
+    "Where one neuron is nearly in the span of the others of its network, or of the other network; or there are no more samples than neurons; or squares overflow."
     far = np.random.default_rng(1).normal(size=(40, 3))
-    tensors = lambda *layers: [torch.as_tensor(Z) for Z in layers]
-    for layers in (lambda near: tensors(near[:, :1], np.c_[near[:, 1:], far]), lambda near: tensors(np.c_[far, near], far @ np.ones((3, 1)) + 9 * np.ones((40, 1)))):
-        assert condense(*layers(pair(1.3 / CONDITION))).route == "gram" and condense(*layers(pair(0.75 / CONDITION))).route == "root"
+    held = lambda *layers: condense(*(torch.as_tensor(Z) for Z in layers))[0]
+    one = far @ np.ones((3, 1)) + 9
+    for layers in (lambda near: (near[:, :1], np.c_[near[:, 1:], far]), lambda near: (np.c_[near[:, :1], far], near[:, 1:]), lambda near: (np.c_[far, near], one), lambda near: (one, np.c_[far, near])):
+        assert held(*layers(pair(1.3 / CONDITION))).route == "gram" and held(*layers(pair(0.75 / CONDITION))).route == "root"
+    assert held(far[:, [0, 1, 0]], one).route == held(one, far[:, [0, 1, 0]]).route == "root"
     Z = np.random.default_rng(2).normal(size=(8, 8))
-    assert condense(*tensors(Z[:, :3], Z[:, 3:7])).route == "gram" and condense(*tensors(Z[:, :3], Z[:, 3:])).route == "root"
-    held, plain = condense(*tensors(1e200 * Z[:, :3], 1e-200 * Z[:, 3:])), Moments(Z[:, :3] / np.linalg.norm(Z[:, :3], axis=0), Z[:, 3:] / np.linalg.norm(Z[:, 3:], axis=0), root=True)
-    assert held.route == "root" and held.error == plain.error + 5 * UNIT
-    np.testing.assert_allclose(held.gram, plain.gram, atol=1e-14)
+    assert held(Z[:, :3], Z[:, 3:7]).route == "gram" and held(Z[:, :3], Z[:, 3:]).route == "root"
+    extreme, plain = held(1e200 * Z[:, :3], 1e-200 * Z[:, 3:]), Moments(Z[:, :3] / np.linalg.norm(Z[:, :3], axis=0), Z[:, 3:] / np.linalg.norm(Z[:, 3:], axis=0), root=True)
+    assert extreme.route == "root" and extreme.error == plain.error + 5 * UNIT
+    np.testing.assert_allclose(extreme.gram, plain.gram, atol=1e-14)
 
 
 def test_what_counts_as_0_is_what_is_known():
