@@ -193,6 +193,12 @@ def test_a_tie_is_undecided():
     with pytest.raises(ValueError, match="epsilon is 1"): profile.undecided(1)
 
 
+def test_undecided_from_the_lower_bound_to_below_the_upper():
+    profile = Profile([0.5, 0.5], [0.5], 10, lower=(np.array([0.25, 0.5]), np.array([0.5])), upper=(np.array([0.75, 0.75]), np.array([0.5])), route="root")
+    for epsilon, x in ((0.2, []), (0.25, [0]), (0.5, [0, 1]), (0.7, [0, 1]), (0.75, [])): assert [side.tolist() for side in profile.undecided(epsilon)] == [x, []]
+    assert profile.route == "root" and profile.lower.x.tolist() == [0.25, 0.5] and profile.upper.y.tolist() == [0.5]
+
+
 def test_dead_neurons_are_never_undecided():
     X, Y = make("dead", 3)
     for dead, value in (("exclude", np.inf), ("literal", 0)):

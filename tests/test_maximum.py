@@ -63,6 +63,7 @@ def test_dead_read_literally(layers):
         for epsilon in (float(e2) ** 0.5, float((1 + e2) / 2) ** 0.5):
             expected = oracle.maximum(epsilon**2 * (1 + 1e-9))
             assert neurons(algorithm_1(X, Y, epsilon, dead="literal")) == expected == neurons(maximum_match(X, Y, epsilon, dead="literal"))
+            assert max_match_similarity(X, Y, epsilon, "literal") == len(expected) / len(oracle.neurons)
             assert neurons(profile.match(epsilon)) == expected == neurons(maximum_match(Moments(X, Y), epsilon=epsilon, dead="literal"))
 
 
@@ -150,7 +151,7 @@ def test_similarity_takes_arrays():
     X, Y = make("planted_groups", 1)
     profile = epsilon_profile(X, Y)
     grid = np.linspace(0, 0.99, 12).reshape(3, 4)
-    assert profile.similarity(grid).shape == (3, 4) and isinstance(profile.similarity(0.3), float)
+    assert profile.similarity(grid).shape == (3, 4) and type(profile.similarity(0.3)) is float
     assert profile.similarity(grid).ravel().tolist() == [maximum_match(X, Y, e).similarity for e in grid.ravel()]
     assert (np.diff(profile.similarity(grid.ravel())) >= 0).all()
     assert profile.similarity([0, 1e-9]).tolist() == [profile.similarity(0)] * 2 and profile.similarity([]).shape == (0,)
