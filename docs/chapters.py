@@ -1,13 +1,14 @@
 """Sphinx reads nbdev's notebooks: directives become tags, exported symbols API entries above their folded source, explorers live pages.
 
 A notebook stays what it is, and readable anywhere; what only the site can do is added here, while Sphinx reads it:
-- `theorem *the ε-profile*` becomes its number and a link, in whatever chapter it stands, and `Wang et al. 2018` a citation; a statement that nobody states is an error;
+- `theorem *the ε-profile*` becomes its number and a link, in whatever chapter it stands, `chapter 02` and `chapter *Layers*` links, and `Wang et al. 2018` a citation;
+  a statement that nobody states, a chapter that nobody wrote and a paper that is not in `references.bib` are errors;
 - each name in a module's `__all__` gets an API entry, its docments as parameters;
-- a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other sliders say that they need one.
+- a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other sliders say that they need one, and the explorer of the same layers stands in for some.
 """
 import ast
 import functools
-import json
+import os
 import re
 from importlib import import_module
 from pathlib import Path
@@ -15,14 +16,25 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
+from pybtex.database import parse_file
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # what a build has to say are warnings
 NBS = Path(__file__).parent.parent / "nbs"
 REPOSITORY = "https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{name}.ipynb"
 KINDS = "theorem|lemma|definition|corollary"
 STATEMENT = re.compile(rf":::\{{prf:({KINDS})\}} (.*?)(?: \(Wang et al\. 2018\))?\n:label: (\S+)")
-MENTION = re.compile(rf"\b({KINDS}) \*([^*\n]+)\*", re.IGNORECASE)
-CITATION = re.compile(r"\[(?P<linked>[A-Z]\w+(?: et al\.)? \d{4})\]\([^)]*\)|(?P<plain>\b[A-Z]\w+ et al\. \d{4})")
-KEYS = {"Wang et al. 2018": "wang2018", "Kornblith et al. 2019": "kornblith2019", "Johnson 2019": "johnson2019"}
+MENTION = re.compile(rf"\b({KINDS})(s?) \*([^*\n]+)\*(?: and \*([^*\n]+)\*)?", re.IGNORECASE)
+CHAPTER = re.compile(r"(?<!\[)\b([Cc]hapter) (?:(\d\d)\b|(\*)([^*\n]+)\*)")
+
+
+def keys():
+    "What the text says of each paper, such as Wang et al. 2018 or Johnson 2019 -> its key."
+    for key, entry in parse_file(Path(__file__).with_name("references.bib")).entries.items():
+        first, *others = [" ".join(person.last_names) for person in entry.persons["author"]]
+        yield f"{first}{' et al.' if len(others) > 1 else f' and {others[0]}' if others else ''} {entry.fields['year']}", key
+
+KEYS = dict(keys())
+CITATION = re.compile(r"\[(?P<linked>[^\]\n]* \d{4})\]\([^)]*\)|\b(?P<plain>\w+ et al\. \d{4}|" + "|".join(map(re.escape, KEYS)) + ")")
 
 
 def notebooks(): return sorted(NBS.glob("[0-9]*.ipynb"))
@@ -39,24 +51,45 @@ def chapters():
     return {nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ").strip(): path.stem for path in notebooks()}
 
 
+def module_of(nb):
+    "The module that a notebook exports, or None."
+    found = re.search(r"^#\| default_exp (\w+)", "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code"), re.MULTILINE)
+    return found and f"submatch_nb.{found[1]}"
+
+
 # Text
 
 def linked(text, role, labels):
-    "Mentions of statements and papers as references. `role(name, target)` writes one; raises KeyError for a statement that nobody states."
+    "Mentions of statements and papers as references. `role(name, target)` writes one; raises KeyError for a statement that nobody states and a paper that is not in the list."
     def statement(m):
-        key = m[1].lower(), m[2].lower()
-        if key not in labels: raise KeyError(f"no chapter states the {m[1]} *{m[2]}*; there are: {', '.join(f'{k} *{t}*' for k, t in sorted(labels))}")
-        return role("prf:ref", labels[key])
+        kind, *titles = m[1].lower(), *filter(None, m.groups()[2:])
+        for title in titles:
+            if (kind, title.lower()) not in labels: raise KeyError(f"no chapter states the {m[1]} *{title}*; there are: {', '.join(f'{k} *{t}*' for k, t in sorted(labels))}")
+        return " and ".join(role("prf:ref", labels[kind, title.lower()]) for title in titles)
     def citation(m):
         words = m["linked"] or m["plain"]
-        return role("cite:alp", KEYS[words]) if words in KEYS else m[0]
+        if words in KEYS: return role("cite:alp", KEYS[words])
+        if m["linked"]: return m[0]
+        raise KeyError(f"{words} is not in docs/references.bib; there are: {', '.join(KEYS)}")
     return CITATION.sub(citation, MENTION.sub(statement, text))
+
+def to_chapters(text, link):
+    "Mentions of chapters, by number or title, as links. `link(words, name)` writes one; raises KeyError for a chapter that is not there."
+    names = chapters() | {path.stem[:2]: path.stem for path in notebooks()}
+    def mention(m):
+        if (m[2] or m[4]) not in names: raise KeyError(f"there is no {m[0]}; there are: {', '.join(chapters().values())}")
+        return link(m, names[m[2] or m[4]])
+    return CHAPTER.sub(mention, text)
 
 def prose(source, labels):
     "A markdown cell, its mentions linked; code, formulas and headings stay as they are."
     source = re.sub(r"^(:::\{prf:.*) \((Wang et al\. 2018)\)$", lambda m: f"{m[1]}, {{cite:alp}}`{KEYS[m[2]]}`", source, flags=re.MULTILINE)
-    parts = re.split(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|^#+ .*$|^:::\{.*$)", source, flags=re.DOTALL | re.MULTILINE)
-    return "".join(part if i % 2 else linked(part, lambda name, target: f"{{{name}}}`{target}`", labels) for i, part in enumerate(parts))
+    parts = re.split(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|^#+ [^\n]*|^:::\{[^\n]*)", source, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if i % 2 else marked(part, labels) for i, part in enumerate(parts))
+
+def marked(text, labels):
+    "Mentions of statements, papers and chapters as MyST writes references."
+    return linked(to_chapters(text, lambda m, name: f"[{m[0]}]({name}.ipynb)"), lambda role, target: f"{{{role}}}`{target}`", labels)
 
 
 # Code
@@ -104,18 +137,38 @@ def imports(code):
     return not re.search(r"^[!%]", code, re.MULTILINE) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body)
 
 def explorer(code):
-    "Run a cell that ends in an explorer; it as a piece of a page."
-    from submatch_nb.explorer import fragment
+    "Run a cell that ends in an explorer; the explorer."
     *body, last = ast.parse(code).body
     space = {}
     exec(compile(ast.Module(body, []), "explorer", "exec"), space)
-    widget = eval(compile(ast.Expression(last.value), "explorer", "eval"), space)
-    return fragment(widget.data, {"epsilon": widget.epsilon, "layer": widget.layer, "selected": widget.selected})
+    return eval(compile(ast.Expression(last.value), "explorer", "eval"), space)
 
-def needs_kernel():
+def live(widget):
+    "An explorer as a piece of a page."
+    from submatch_nb.explorer import fragment
+    return nbformat.v4.new_output("display_data", {"text/html": fragment(widget.data, {"epsilon": widget.epsilon, "layer": widget.layer, "selected": widget.selected}), "text/plain": "the explorer"})
+
+def digits(epsilon, selected=None):
+    "The explorer of the digits layers, which the first chapters share."
+    from submatch_nb import Comparison, Moments, explore
+    from submatch_nb.neurons import digits_layers
+    widget = explore(Comparison.from_moments({"digits": Moments(*digits_layers())}), epsilon=epsilon)
+    widget.selected = selected
+    return widget
+
+def demo():
+    "The explorer of the demo's networks."
+    from submatch_nb.explorer import demo_comparison, explore
+    return explore(demo_comparison(), "fc1.relu", 0.5)
+
+STAND_INS = {"02_maximum": lambda: digits(0.15), "03_simple": lambda: digits(0.2, ("x", 0)), "07_comparison": demo}  # the explorer of what a chapter's slider shows
+
+def needs_kernel(name):
     "What stands in the place of a slider that Python has to answer."
-    text = '<p class="needs-kernel">This slider needs a kernel: run this chapter, as its first lines say, to move it. The <a href="08_explorer.html">explorer</a> moves without one.</p>'
-    return nbformat.v4.new_output("display_data", {"text/html": text, "text/plain": re.sub("<[^>]*>", "", text)})
+    alive = name in STAND_INS
+    text = ('<p class="needs-kernel">This needs a kernel: run this chapter, as its first lines say, to move it. '
+            + ('The <a href="08_explorer.html">explorer</a> of the same layers, below, does not.</p>' if alive else 'The <a href="08_explorer.html">explorer</a> moves without one.</p>'))
+    return [nbformat.v4.new_output("display_data", {"text/html": text, "text/plain": re.sub("<[^>]*>", "", text)}), *([live(STAND_INS[name]())] if alive else [])]
 
 def joined(cells):
     "The cells, those of imports that follow one another as one."
@@ -130,7 +183,7 @@ def joined(cells):
 def converted(nb, labels, name, cfg):
     "The cells of a notebook as the site shows them."
     read = [(cell, *directives(cell.source)) if cell.cell_type == "code" else (cell, set(), cell.source) for cell in nb.cells]
-    module = next((f"submatch_nb.{line.split()[-1]}" for cell, found, _ in read if "default_exp" in found for line in cell.source.splitlines() if "default_exp" in line), None)
+    module = module_of(nb)
     patched = {}
     for cell, found, code in read:
         for cls, method in defined(code)[1] if found & {"export", "exporti"} else []: patched.setdefault(cls, []).append(method)
@@ -148,8 +201,9 @@ def converted(nb, labels, name, cfg):
                 if "dataframe" in output.get("data", {}).get("text/html", ""): aligned(output)
                 if re.search(r"\S {3,}\S", output.get("text", "")): cell.metadata["tags"] = [*cell.metadata.get("tags", []), "columns"]  # lines that must not be broken
             if imports(cell.source): cell.metadata = folded("imports")
-            if "explorer" in found: cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": explorer(code), "text/plain": "the explorer"})]
-            elif re.search(r"\binteract\(", code) and not cell.outputs: cell.outputs = [needs_kernel()]
+            if "explorer" in found: cell.outputs = [live(explorer(code))]
+            elif re.search(r"\binteract\(", code) and not cell.outputs: cell.outputs = needs_kernel(name)
+            elif any("image/png" in output.get("data", {}) for output in cell.outputs): cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {code.strip().splitlines()[-1]}"}}
             yield cell
 
 def aligned(output):
@@ -173,7 +227,7 @@ def run_this(name, cfg):
 def read(app, docname, source):
     "A notebook, as Sphinx reads it."
     path = Path(app.env.doc2path(docname))
-    if docname == "api": source[0] += api_table()
+    if docname == "api": source[0] += "\n".join(api_table()) + "\n"
     if path.suffix != ".ipynb": return
     nb = nbformat.reads(source[0], 4)
     labels = statements()
@@ -191,14 +245,14 @@ def contents():
 def api_table():
     "The public names, by chapter, each with its first line."
     import submatch_nb
-    rows = []
     for title, name in chapters().items():
-        module = f"submatch_nb.{name[3:]}"
+        module = module_of(nbformat.read(NBS / f"{name}.ipynb", 4))
         here = [n for n in submatch_nb.__all__ if getattr(getattr(submatch_nb, n), "__module__", "") == module]
+        if not here: continue
+        yield f"\n## {title}\n\n[Chapter {name[:2]}]({name}.ipynb), `{module}`\n\n| name | what |\n| --- | --- |"
         for n in here:
             line = (getattr(submatch_nb, n).__doc__ or "").strip().split("\n")[0]
-            rows.append(f"| {{py:obj}}`~{module}.{n}` | {line.replace('|', chr(92) + '|')} | [{title}]({name}.ipynb) |")
-    return "\n\n| name | what | chapter |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
+            yield f"| {{py:obj}}`~{module}.{n}` | {prose(line, statements()).replace('|', chr(92) + '|')} |"
 
 def rst(text, plain=lambda part: part):
     "Plain text with names in backticks as RST: the names linked, what RST would misread escaped, the rest through `plain`."
@@ -208,9 +262,8 @@ def rst(text, plain=lambda part: part):
 
 def docstring(app, what, name, obj, options, lines):
     "Docstrings are plain text: names, statements and chapters are linked, docments become parameters."
-    links = chapters()
-    chapter = lambda part: re.sub(r"chapter \*([^*]+)\*", lambda m: f"chapter :doc:`{m[1]} <{links[m[1]]}>`" if m[1] in links else m[0], part)
-    lines[:] = rst("\n".join(lines), lambda part: chapter(linked(part, lambda role, target: f":{role}:`{target}`", statements()))).split("\n")
+    chapter = lambda m, name: f"{m[1]} :doc:`{m[2] or m[4]} <{name}>`"
+    lines[:] = rst("\n".join(lines), lambda part: to_chapters(linked(part, lambda role, target: f":{role}:`{target}`", statements()), chapter)).split("\n")
     function = obj.__init__ if isinstance(obj, type) else obj
     if not callable(function) or what in ("property", "attribute") or not public(name): return  # the arguments of a helper stand in its source
     try: comments = docments(function)
@@ -231,14 +284,16 @@ def public(path):
     import submatch_nb
     return path.split(".")[2] in submatch_nb.__all__
 
-def plain_list(app, page, template, context, doctree):
-    "A list of references without a role that its entries do not fit."
-    if "body" in context: context["body"] = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+def finish(app, page, template, context, doctree):
+    "A list of references without a role that its entries do not fit; each figure in a box that the theme lets the keyboard scroll."
+    if "body" not in context: return
+    body = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    context["body"] = re.sub(r'<img alt="Figure: [^>]*>', r'<div class="output">\g<0></div>', body)
 
 def setup(app):
     import conf
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)
-    app.connect("html-page-context", plain_list)
+    app.connect("html-page-context", finish)
     return {"parallel_read_safe": True, "version": "1"}

@@ -27,7 +27,7 @@ def picture(page):
         tab = browser.new_page(viewport={"width": 900, "height": 800}, device_scale_factor=1.5)
         tab.goto(page.as_uri())
         tab.locator(".grid span").nth(60).hover()
-        tab.locator(".submatch-explorer").screenshot(path=ROOT / "nbs/images/explorer.png")
+        tab.locator(".submatch-explorer").screenshot(path=ROOT / "nbs/images/explorer.png", animations="disabled")
         browser.close()
 
 

@@ -35,7 +35,7 @@ def execute(name):
     print("running", name, flush=True)
     path = Path(name).resolve()
     os.chdir(path.parent)  # as Jupyter and nbdev_test do
-    nb, shell = read_nb(path), CaptureShell(path.parent, mpl_format="png")
+    nb, shell = read_nb(path), CaptureShell(path.parent, mpl_format="retina")
     shell.run_all(nb, exc_stop=True)
     if shell.exc: raise SystemExit(f"{name}: {shell.prettytb()}")
     nb = {k: nb[k] for k in ("cells", "metadata", "nbformat", "nbformat_minor")}  # what execnb adds stays out: indices, this machine's path
