@@ -7,6 +7,7 @@ import torch
 
 from exact import critical2, critical2_wide
 from instances import KINDS, make
+from submatch_nb.explorer import demo_comparison
 from submatch_nb.maximum import Profile, bars_from_gram, bars_from_root, epsilon_profile, maximum_match
 from submatch_nb.neurons import Moments, Sides, digits_layers
 
@@ -173,6 +174,13 @@ def test_brackets_of_trained_layers_are_narrow(width, way):
     lower, upper = (np.concatenate(sides) for sides in (profile.lower, profile.upper))
     live = np.isfinite(lower)
     assert share_undecided(profile) < 1e-3 and (upper[live] - lower[live]).max() < 1e-6
+
+
+def test_brackets_of_the_demo_are_narrow():
+    "Every layer that `make demo` compares."
+    comparison = demo_comparison()
+    assert len(comparison.layers) == 6
+    for profile in comparison.profiles.values(): assert (np.concatenate(profile.upper) < 1).any() and share_undecided(profile) < 1e-3
 
 
 def test_near_copies_are_resolved_by_the_root_only():
