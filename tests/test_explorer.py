@@ -261,6 +261,15 @@ def test_layer_menu_and_strip(page_of, opened):
     assert page.locator(".grid span").count() == 64 and page.errors == []
 
 
+def test_neurons_with_a_match_are_round_in_a_wide_layer(page_of, opened):
+    comparison = vgg16()
+    page = opened(page_of(comparison, layer="layer14"))
+    drawn_there = page.evaluate("() => [...document.querySelectorAll('.grid')].flatMap((grid, i) => [...grid.querySelectorAll('.drawn')].map(cell => i * 512 + Number(cell.dataset.neuron))).sort((a, b) => a - b)")
+    assert drawn_there == drawn(comparison.profiles["layer14"]).tolist() and f"{SAMPLE} neurons drawn at random" in text(page)
+    page.get_by_role("combobox").select_option(label="layer3")
+    assert page.locator(".drawn").count() == 0 and "drawn" not in text(page)
+
+
 def test_a_neuron_lights_its_match(page_of, opened, small):
     page = opened(page_of(small, layer="layer0", epsilon=0.3))
     profile, moments = small.profiles["layer0"], small.moments["layer0"]

@@ -24,10 +24,10 @@ def picture(page):
     "The explorer in a browser, as README.md shows it."
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 900, "height": 800}, device_scale_factor=1.5)
+        tab = browser.new_page(viewport={"width": 900, "height": 800}, device_scale_factor=1.5, reduced_motion="reduce")
         tab.goto(page.as_uri())
         tab.locator(".grid span").nth(60).hover()
-        tab.locator(".submatch-explorer").screenshot(path=ROOT / "nbs/images/explorer.png", animations="disabled")
+        tab.locator(".submatch-explorer").screenshot(path=ROOT / "nbs/images/explorer.png")
         browser.close()
 
 

@@ -166,7 +166,7 @@ function render({ model, el }) {
       cells[side] = [...grid.children];
       cells[side].forEach((cell, place) => {
         const index = layer.order[side][place], critical = layer.critical[side][index];
-        cell.className = critical === Infinity ? "dead" : "";
+        cell.className = critical === Infinity ? "dead" : layer.sampled && layer.simple.some(s => s.of.has(number(layer, [side, index]))) ? "drawn" : "";
         cell.setAttribute("data-neuron", index);
         cell.setAttribute("aria-label", `${NAMES[side]}${index}, ${critical === Infinity ? "dead" : critical >= 1 ? "in no match" : `critical ε ${three(critical)}`}`);
       });
@@ -234,7 +234,7 @@ function render({ model, el }) {
       quiet((layer.chance <= epsilon ? (layer.full ? "There are no more samples than neurons, so everything matches and the similarity says nothing. "
                                                    : "At or above the chance level: random neurons would match as well. ") : "") +
         "Squares are neurons by critical ε, the ε from which each matches; filled ones match now, dotted ones are dead." +
-        (layer.sampled ? ` Minimal matches are stored for ${layer.sampled} neurons drawn at random (seed 0).` : "") +
+        (layer.sampled && known.length ? ` Round ones, ${layer.sampled} neurons drawn at random (seed 0), come with a minimal match.` : "") +
         (known.length ? "" : " No minimal matches were stored with this comparison."))];
   }
 
@@ -254,7 +254,7 @@ function render({ model, el }) {
     if (next) return `Its minimal match is stored from ε = ${next.epsilon} on.`;
     if (!layer.simple.length) return "No minimal matches were stored with this comparison.";
     if (critical > layer.simple.at(-1).epsilon) return `It is in no match at the stored ε, ${layer.simple.map(s => s.epsilon).join(", ")}.`;
-    return `Its minimal match is not stored: only those of ${layer.sampled} neurons drawn at random (seed 0) are.`;
+    return `Its minimal match is not stored: only those of the round ones are, ${layer.sampled} neurons drawn at random (seed 0).`;
   }
 
   function showLayer() {
