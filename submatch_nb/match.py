@@ -113,6 +113,7 @@ def plot_pair(
     axis.bar(range(len(names)), np.maximum(heights, .012), edgecolor=colors, color=[c if ok else "none" for c, ok in zip(colors, inside)], linewidth=1.5)
     axis.axhline(epsilon, color=COLORS["ink"], linewidth=1, linestyle="--")
     axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.05), ylabel="residual", xlim=(-.6, max(len(names), 1) - .4))
+    axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(f"{'a match' if inside.all() else 'no match'} at ε = {epsilon:g}", color=COLORS["matched" if inside.all() else "ink"])
     return axis
 
