@@ -207,8 +207,13 @@ def converted(nb, labels, name, cfg):
             yield cell
 
 def aligned(output):
-    "A table with its columns of words marked, to be set from the left and, where they are long, in several lines."
+    "A table with one row of headings, its columns of words marked, to be set from the left and, where they are long, in several lines."
     page = BeautifulSoup(output.data["text/html"], "html.parser")
+    for first, second in (rows for table in page.select("table.dataframe") if len(rows := table.select("thead tr")) == 2):
+        name, *others = second.select("th, td")
+        if first.th.text == "" and not any(cell.text for cell in others):  # the name of the index, in a row of its own
+            first.th.string = name.text
+            second.decompose()
     for column in (column for table in page.select("table.dataframe") for column in zip(*(row.select("th, td") for row in table.select("tr")))):
         texts = [cell.text for cell in column if cell.find_parent("tbody")]
         if any(re.search("[A-Za-z]{2}", text) and text != "NaN" for text in texts):
