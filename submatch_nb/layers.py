@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'LAST', 'FIRST', 'NEURONS', 'POSITIONS', 'unwrapped', 'layer_names', 'Outputs', 'capture', 'as_matrix',
-           'Sampled', 'batches', 'feed', 'evaluating', 'Collected', 'collect_all', 'collect']
+           'Sampled', 'batches', 'feed', 'evaluating', 'Collected', 'NoBatch', 'collect_all', 'collect', 'processes',
+           'share', 'tell', 'together', 'add_processes', 'collect_distributed']
 
 # %% ../nbs/06_layers.ipynb #9fa0b221
 import functools
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,17 +18,18 @@ from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from inspect import Parameter, signature
-from itertools import combinations
+from itertools import combinations, islice
 
 import networkx as nx
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from tqdm import tqdm
 
-from .neurons import CHUNK, STRIP, Moments, activations, both, rounding
+from .neurons import CHUNK, STRIP, UNIT, Moments, activations, both, rounding
 from .maximum import tells_apart
 
 # %% ../nbs/06_layers.ipynb #9b35d915
@@ -573,9 +576,10 @@ class _Group:
 
     def moments(self,
         pair,
-    ) -> Moments:
+    ) -> Moments | None:
         if self.waiting: self.decide()
-        return self.roots[pair].flush() if pair in self.roots else self.sums.moments(*pair)
+        if pair in self.roots: return self.roots[pair].flush()
+        return self.sums and self.sums.moments(*pair)  # None where nothing came
 
 # %% ../nbs/06_layers.ipynb #cf8ecbc5
 class _Pass:
@@ -686,6 +690,9 @@ def _models(
     if len(named) < 2: raise ValueError(f"comparing takes two networks or more, not {len(named)}")
     return {name: unwrapped(model) for name, model in named.items()}
 
+class NoBatch(ValueError):
+    "The data hold nothing."
+
 def _networks(models, entries, preprocess) -> list[_Network]:
     "The networks, each with its own layers and preprocessing."
     own = preprocess.get if isinstance(preprocess, Mapping) else lambda name: preprocess
@@ -724,7 +731,7 @@ def collect_all(
             outputs = [network.run(batch) for network in networks]
             held = held or _Pass(networks, outputs, batch, _inputs(data), entries, cross, positions, neurons, precision == "exact")
             held.add(batch, outputs)
-    if not held: raise ValueError("the data holds no batch; note that a generator can be read only once, a DataLoader again and again")
+    if not held: raise NoBatch("the data holds no batch; note that a generator can be read only once, a DataLoader again and again")
     return held.collected()
 
 # %% ../nbs/06_layers.ipynb #ce1dda93
@@ -741,3 +748,195 @@ def collect(
     "The joint second moments of every layer in two networks: `collect_all` for one pair, which see. In `preprocess` and in errors they are \"first\" and \"second\"."
     (collected,) = collect_all({"first": model_a, "second": model_b}, data, layers, batch_size, progress, precision, **options).values()
     return collected
+
+# %% ../nbs/06_layers.ipynb #0baeb940
+def processes() -> tuple[int, int]:
+    "The number of this process and how many there are in torch.distributed's group; (0, 1) where there is no group."
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+# %% ../nbs/06_layers.ipynb #b3777c47
+def share(
+    data,            # what `batches` takes
+    rank=None,       # number of the process; None: this one
+    size=None,       # of how many; None: as many as there are
+    batch_size=128,  # inputs in a batch, where `data` does not come in batches
+):  # what `batches` takes
+    "The part of the data that one process takes: consecutive inputs where they are numbered, else every `size`-th batch. Raises ValueError for a loader that shuffles."
+    if rank is None: rank, size = processes()
+    cut = lambda count: range(count * rank // size, count * (rank + 1) // size)
+    if isinstance(data, (Tensor, np.ndarray)): return data[slice(cut(len(data)).start, cut(len(data)).stop)]
+    if isinstance(data, DataLoader) and hasattr(data.dataset, "__getitem__") and data.batch_size:
+        if not isinstance(data.sampler, SequentialSampler):
+            raise ValueError(f"data is a DataLoader with a {type(data.sampler).__name__}, and every process would draw another order: give the data set itself, or a loader with shuffle=False")
+        count = len(data) * data.batch_size if data.drop_last else len(data.dataset)
+        return DataLoader(Subset(data.dataset, cut(count)), data.batch_size, num_workers=data.num_workers, collate_fn=data.collate_fn)
+    if isinstance(data, Dataset) and hasattr(data, "__len__"): return Subset(data, cut(len(data)))
+    return _Every(batches(data, batch_size), rank, size)
+
+class _Every:
+    "Every `size`-th batch, from number `rank` on."
+    def __init__(self, batches, rank, size): self.batches, self.rank, self.size = batches, rank, size
+    def __iter__(self): return islice(iter(self.batches), self.rank, None, self.size)
+
+# %% ../nbs/06_layers.ipynb #458185a3
+def _everybodys(
+    tensor,  # the same shape and type in every process
+) -> list[Tensor]:
+    "The tensors of all processes, in their order."
+    held = [torch.empty_like(tensor) for _ in range(processes()[1])]
+    dist.all_gather(held, tensor.contiguous())
+    return held
+
+def _device() -> torch.device:
+    "Where tensors must be that the processes exchange."
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+def tell(
+    text,  # of this process
+) -> list[str]:
+    "The texts of all processes, in their order; all of them must call this."
+    if processes()[1] == 1: return [text]
+    text = torch.tensor([*text.encode()], dtype=torch.uint8, device=_device())
+    lengths = _everybodys(torch.tensor([len(text)], device=_device()))
+    longest = int(max(lengths))
+    padded = torch.cat([text, text.new_zeros(longest - len(text))])
+    return [bytes(t[:n].tolist()).decode() for t, n in zip(_everybodys(padded), lengths)]
+
+@contextmanager
+def together():
+    "What goes wrong in one process within the `with` block goes wrong in all: raises its error in that one, and ValueError with its text in the others."
+    mine = None
+    try: yield
+    except Exception as error: mine = error
+    if hasattr(mine, "told"): raise mine
+    told = tell(mine and (f"{mine.args[0]}" if isinstance(mine, KeyError) else f"{mine}") + " " or "")
+    if not any(told): return
+    error = mine or ValueError(next(f"process {rank}: {text.strip()}" for rank, text in enumerate(told) if text))
+    error.told = True
+    raise error
+
+# %% ../nbs/06_layers.ipynb #5313c2e7
+def add_processes(
+    moments,  # of this process's share; None where it had no sample
+    n_x,      # neurons of the first network
+    n_y,      # of the second
+    route,    # "gram" or "root", the same in every process
+) -> Moments:
+    "The moments of all processes' samples; all of them must call this."
+    device, n = _device(), n_x + n_y
+    part = lambda tensor, shape: torch.zeros(shape, dtype=torch.float64, device=device) if moments is None else tensor(moments).to(device)
+    count, error, skew = torch.stack(_everybodys(part(lambda m: torch.tensor([m.count, m.error, m.skew], dtype=torch.float64), 3))).T
+    sum, alike = part(lambda m: m.sum.clone(), n), _alike_everywhere(moments, n_x, n_y)
+    dist.all_reduce(sum)
+    if route == "gram":
+        gram = part(lambda m: m.gram.clone(), (n, n))
+        dist.all_reduce(gram)
+        added = Moments._of(sum, count.sum(), n_x, error.max() + 2 * (len(count) - 1) * UNIT, gram=gram)
+    else:
+        rows = part(lambda m: torch.cat([m.root, m.root.new_zeros(n - len(m.root), n)]), (n, n))
+        added = None
+        for rank in range(len(count)):
+            root = rows.clone()
+            dist.broadcast(root, rank)
+            if not count[rank]: continue
+            one = Moments._of(sum, count[rank], n_x, error[rank], root=root, skew=skew[rank])
+            added = added + one if added else one
+        added.sum, added.count = sum, int(count.sum())
+    added.alike = torch.where(added.square > 0, alike, torch.arange(n, device=device))
+    return added
+
+def _alike_everywhere(moments, n_x, n_y) -> Tensor:
+    "For each neuron the first of its network that was identical to it in every process."
+    side = torch.tensor([-1] * n_x + [-2] * n_y, device=_device())  # silent neurons are all alike
+    mine = side if moments is None else torch.where(moments.square.to(side.device) > 0, moments.alike.to(side.device), side)
+    group = torch.unique(torch.stack([*_everybodys(mine), side]), dim=1, return_inverse=True)[1]
+    return torch.full_like(group, len(group)).scatter_reduce(0, group, torch.arange(len(group), device=group.device), "amin")[group]
+
+# %% ../nbs/06_layers.ipynb #02d24ae6
+@dataclass(frozen=True)
+class _ShareOfDraws(Sampled):
+    "What falls of every draw into one process's share."
+    before: int = 0  # inputs in the shares before it
+    here: int = 0    # inputs in it
+    whole: int = 0   # inputs in all
+
+    def indices(self, draw, total):
+        positions = total // self.here
+        chosen, first = super().indices(draw, self.whole * positions), self.before * positions
+        return chosen[slice(*np.searchsorted(chosen, [first, first + total]))] - first
+
+def _draws_here(positions, data):
+    "Positions for this process: of draws its share."
+    positions, whole, (rank, size) = _positions(positions), _inputs(data), processes()
+    if not isinstance(positions, Sampled): return positions
+    if whole is None: raise ValueError("sampled positions take data whose length is known: a Dataset, a tensor, or a DataLoader of them")
+    before, after = whole * rank // size, whole * (rank + 1) // size
+    return _ShareOfDraws(positions.count, positions.draws, positions.seed, before, after - before, whole)
+
+# %% ../nbs/06_layers.ipynb #24257f31
+def _drawn(collected, layer) -> list:
+    "The moments of every draw of one layer; a list of one where positions were not sampled."
+    return collected.draws.get(layer, [collected[layer]])
+
+def _facts(mine) -> list:
+    "All of what was collected but the numbers, as JSON values: for each pair of networks layer -> names, neurons, positions, and sizes and route of each draw."
+    return [{layer: [c.pairs[layer], c.neurons[layer], c.positions[layer], [m and [m.n_x, m.n_y, m.route] for m in _drawn(c, layer)]] for layer in c} for c in mine.values()]
+
+def _plan(
+    facts,  # of all processes that had data
+    k,      # number of the pair of networks
+    layer,
+) -> list:  # (n_x, n_y, route) of each draw
+    "What to add: by R factor where any process needed one."
+    draws = [[fact for fact in draw if fact] for draw in zip(*(f[k][layer][3] for f in facts))]
+    return [(*draw[0][:2], max(route for _, _, route in draw)) for draw in draws]  # "root" is after "gram"
+
+# %% ../nbs/06_layers.ipynb #335bf9ee
+def collect_distributed(
+    models,          # as in `collect_all`, the same in every process
+    data,            # all of it, the same in every process
+    layers="relu",   # as in `collect_all`
+    batch_size=128,  # inputs in a batch, where `data` does not come in batches
+    progress=True,   # show a progress bar, in the first process
+    precision="auto",  # as in `collect_all`; an R factor for a layer in every process as soon as one process needs it
+    positions="all",   # as in `collect_all`
+    **options,       # the other ones of `collect_all`
+) -> dict:           # (name, name), the earlier first -> `Collected`, the same in every process
+    """`collect_all` by all processes of torch.distributed's group together: each takes its `share` of the data, and all get the sum.
+
+    Every process of the group must call it. Raises what `collect_all` raises, in all processes where it happens in one; RuntimeError where a process has ended.
+    """
+    options, (rank, size) = {"positions": positions, **options}, processes()
+    if size == 1: return collect_all(models, data, layers, batch_size, progress, precision, **options)
+    models, mine = _models(models), {}
+    with together():
+        part, options["positions"] = share(data, batch_size=batch_size), _draws_here(positions, data)
+        try: mine = collect_all(models, part, layers, batch_size, progress and rank == 0, precision, **options) if _inputs(part) != 0 else {}
+        except NoBatch: pass
+    facts = [json.loads(text) for text in tell(json.dumps(_facts(mine)))]
+    facts = [fact for fact in facts if fact]
+    if not facts: raise NoBatch("the data holds no batch")
+    plans = [{layer: _plan(facts, k, layer) for layer in layers} for k, layers in enumerate(facts[0])]
+    with together():
+        for pair, plan in zip(mine, plans): _again(models, part, pair, mine[pair], plan, batch_size, options)
+    return {pair: _added(mine.get(pair), facts[0][k], plans[k]) for k, pair in enumerate(combinations(models, 2))}
+
+def _again(models, part, pair, collected, plan, batch_size, options):
+    "Collect by R factor what another process found to need it."
+    late = [layer for layer in plan if any(m and m.route != route for m, (_, _, route) in zip(_drawn(collected, layer), plan[layer]))]
+    if not late: return
+    rest = {name: value for name, value in options.items() if name != "cross"}
+    (exact,) = collect_all({name: models[name] for name in pair}, part, [collected.pairs[layer] for layer in late], batch_size, False, "exact", **rest).values()
+    for layer in late:
+        collected[layer] = exact[layer]
+        if layer in exact.draws: collected.draws[layer] = exact.draws[layer]
+
+def _added(mine, facts, plan) -> Collected:
+    "The sum over all processes for one pair of networks."
+    added = Collected()
+    for layer, (names, neurons, positions, _) in facts.items():
+        draws = _drawn(mine, layer) if mine else [None] * len(plan[layer])
+        draws = [add_processes(m, *sizes_and_route) for m, sizes_and_route in zip(draws, plan[layer])]
+        added[layer], added.pairs[layer], added.neurons[layer], added.positions[layer] = draws[0], tuple(names), neurons, positions
+        if positions.startswith("sampled"): added.draws[layer] = draws
+    return added

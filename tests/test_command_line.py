@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from submatch_nb.cli import main
-from submatch_nb.comparison import Comparison, compare
+from submatch_nb.comparison import Comparison, Comparisons, compare
 from submatch_nb.maximum import algorithm_1
 from submatch_nb.networks import build, load_checkpoint, load_data
 from submatch_nb.neurons import SubmatchWarning, residuals
@@ -179,6 +179,51 @@ def test_compare_is_compare(trained, folder, tmp_path, capsys):
     assert "submatch: warning: layer 'fc1.relu'" in printed.err and ".py" not in printed.err
 
 
+def test_compare_every_pair_of_a_folder(trained, folder, tmp_path, capsys):
+    "Three networks, named one by one and as their folder."
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for k, path in enumerate((*trained, trained[0])): (runs / f"net{k}.safetensors").write_bytes(Path(path).read_bytes())
+    (runs / "notes.txt").write_text("no network")
+    for files, out in (([runs], tmp_path / "folder"), (sorted(runs.glob("*.safetensors")), tmp_path / "files")):
+        assert main(["compare", *map(str, files), "--data", str(folder), "--layers", "conv1_1.relu", "fc2.relu", "--epsilon", "0.3", "0.5", "--out", str(out)]) == 0
+    printed, found = capsys.readouterr().out, Comparisons.load(tmp_path / "folder" / "comparisons.safetensors")
+    assert list(found) == [("net0", "net1"), ("net0", "net2"), ("net1", "net2")] and sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["comparisons.safetensors", "similarity.png", "table.csv", "untrained.safetensors"]
+    table, again = (pd.read_csv(tmp_path / name / "table.csv", index_col="layer") for name in ("folder", "files"))
+    assert table.equals(again)
+    live = found["net0", "net2"].table(0.3)
+    assert np.allclose(live["ε=0.3"], 1 - live["dead a"] / live["neurons a"]), "the same network twice"
+    for layer, row in table.iterrows():
+        assert row["ε=0.3"] == pytest.approx(np.mean([c.similarity(layer, 0.3) for c in found.values()])) and f"{row['ε=0.3']:.3f}" in next(l for l in printed.splitlines() if l.startswith(layer))
+    assert "± 1 standard deviation" in printed and "the same, untrained" in printed
+
+
+def test_compare_every_layer_with_every_layer(trained, folder, tmp_path, capsys):
+    assert main(["compare", *trained, "--data", str(folder), "--split", "all", "--layers", "cross", "--out", str(tmp_path)]) == 0
+    matrix = Comparison.load(tmp_path / "comparison.safetensors").matrix(0.3)
+    assert matrix.shape == (6, 6) and sorted(p.name for p in tmp_path.iterdir()) == ["comparison.safetensors", "similarity.png", "table.csv", "untrained.safetensors"]
+    printed = capsys.readouterr().out.splitlines()
+    for layer, row in matrix.iterrows(): assert next(l for l in printed if l.startswith(layer)).split()[1:] == [f"{v:.2f}" for v in row]
+
+
+def test_compare_activations(tmp_path, capsys):
+    "The two files of another tool, and what one process of another program would read in them."
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(2000, 6))
+    X, Y = (np.hstack([shared @ rng.normal(size=(6, 8)), rng.normal(size=(2000, 8))]).astype(np.float32) for _ in range(2))
+    np.savez(tmp_path / "a.npz", fc1=X, fc2=X[:, :9])
+    np.savez(tmp_path / "b.npz", fc1=Y, fc2=Y[:, :9])
+    assert submatch("compare", "a.npz", "b.npz", "--epsilon", "0.1", "--out", "out", cwd=tmp_path).returncode == 0
+    table = pd.read_csv(tmp_path / "out" / "table.csv", index_col="layer")
+    assert list(table.index) == ["fc1", "fc2"] and (table["neuron"] == "neuron").all()
+    for layer, k in (("fc1", 16), ("fc2", 9)): assert table.loc[layer, "ε=0.1"] == algorithm_1(X[:, :k], Y[:, :k], epsilon=0.1).similarity > 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["comparison.safetensors", "explorer.html", "similarity.png", "table.csv"]
+    a, b = str(tmp_path / "a.npz"), str(tmp_path / "b.npz")
+    assert main(["compare", a, b, "--layers", "fc1=fc2", "--no-simple", "--out", str(tmp_path / "one")]) == 0
+    assert list(pd.read_csv(tmp_path / "one" / "table.csv")["layer"]) == ["fc1 ~ fc2"]
+    assert main(["compare", a, b, "--layers", "cross", "--out", str(tmp_path / "cross")]) == 0 and "layers of b across" in capsys.readouterr().out
+
+
 def test_compare_knows_which_images_were_seen(trained, folder, tmp_path, capsys):
     for split, line in (("all", "80 of them seen in training, 60 held out"), ("train", "all of them seen in training")):
         assert main(["compare", *trained, "--data", str(folder), "--split", split, "--layers", "conv", "--no-simple", "--out", str(tmp_path)]) == 0
@@ -200,10 +245,10 @@ def test_help_is_enough(capsys):
     status, text = ask("--help")
     assert status == 0
     for word in ("demo", "train", "compare", "examples:", "submatch demo", "--out"): assert word in text.out
-    for command, words in {"demo": ["--out"], "train": ["resnet56", "--epochs", "cifar10"], "compare": ["--layers", "A.safetensors", "--split"]}.items():
+    for command, words in {"demo": ["--out"], "train": ["resnet56", "--epochs", "cifar10"], "compare": ["--layers", "FILE", "--split", "--positions"]}.items():
         status, text = ask(command, "--help")
         assert status == 0 and all(word in text.out for word in words)
-    for mistake in ((), ("tain",), ("compare", "a.safetensors"), ("train", "--epochs", "many")):
+    for mistake in ((), ("tain",), ("compare",), ("train", "--epochs", "many")):
         status, text = ask(*mistake)
         assert status == 2 and "usage: submatch" in text.err
 
@@ -221,6 +266,9 @@ def files(tmp_path, trained):
     (tmp_path / "short.safetensors").write_bytes(Path(trained[0]).read_bytes()[:-100])
     (tmp_path / "notes.safetensors").write_text("not a checkpoint")
     (tmp_path / "taken").write_text("a file")
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "x.npy", np.eye(3))
+    np.save(tmp_path / "y.npy", np.eye(4))
     return {"tmp": tmp_path, "a": trained[0], "b": trained[1]}
 
 
@@ -245,6 +293,13 @@ def files(tmp_path, trained):
     ("compare {a} {b} --data {data} --layers fc7.relu --out {tmp}", r"no layer 'fc7.relu'.*conv1_1.relu.*fc2.relu"),
     ("compare {a} {b} --data {data} --epsilon 1 --out {tmp}", r"epsilon is 1.0, outside \[0, 1\)"),
     ("compare {a} {b} --data {data} --out {tmp}/taken", "cannot write to the folder"),
+    ("compare {a} --data {data} --out {tmp}", "seed3.safetensors is one network: give two or more"),
+    ("compare {tmp}/empty --out {tmp}", "empty holds 0 checkpoints"),
+    ("compare {a} {tmp}/x.npy --out {tmp}", "x.npy is no checkpoint.*or two files of activations"),
+    ("compare {tmp}/x.npy {tmp}/y.npy --out {tmp}", "x.npy has 3 samples of 'x' and .*y.npy 4 of 'y'"),
+    ("compare {tmp}/x.npy {tmp}/x.npy --data digits --out {tmp}", "--data is for checkpoints; .*x.npy holds activations"),
+    ("compare {tmp}/x.npy {tmp}/x.npy --layers fc1 --out {tmp}", "no layer 'fc1' in .*x.npy; its layers: x"),
+    ("compare {tmp}/x.npy {tmp}/none.npy --out {tmp}", "none.npy: no such file"),
 ])
 def test_errors_are_one_line(line, message, files, folder, capsys):
     before = {p: p.read_bytes() for p in files["tmp"].rglob("*") if p.is_file()}

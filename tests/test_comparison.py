@@ -1,6 +1,7 @@
 """Two networks in, a Comparison out: against the plain algorithm, planted answers, files that survive, figures that show the numbers."""
 import io
 import math
+import pickle
 import warnings
 
 import matplotlib.pyplot as plt
@@ -9,15 +10,17 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 from matplotlib.text import Text
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18, vgg11
 
 import submatch_nb.comparison as module
-from submatch_nb.comparison import EPSILONS, Comparison, compare
-from submatch_nb.layers import as_matrix, capture, collect, evaluating, layer_names
-from submatch_nb.maximum import algorithm_1
+from submatch_nb.comparison import EPSILONS, Comparison, Comparisons, compare, compare_activations, compare_all, holds, read_activations
+from submatch_nb.explorer import save_html
+from submatch_nb.layers import Sampled, as_matrix, capture, collect, evaluating, layer_names
+from submatch_nb.maximum import Profile, algorithm_1, epsilon_profile
 from submatch_nb.networks import build, load_data, recipe_for, train
-from submatch_nb.neurons import SubmatchWarning, load_tensors, save_tensors
+from submatch_nb.neurons import Sides, SubmatchWarning, load_tensors, save_tensors
 from submatch_nb.simple import simple_matches
 
 DIGITS = load_data("digits", "all")
@@ -275,7 +278,9 @@ def test_figure_shows_the_numbers(comparison, baseline):
 
 
 def test_labels_do_not_overlap_and_nothing_is_cut(comparison, baseline):
-    for fig in (comparison.plot(baseline=baseline), comparison.plot(np.linspace(0, 0.3, 9)), comparison.plot_profile("fc1.relu", 0.5, baseline)):
+    wide, narrow = (comparison.plot(baseline=baseline, width=width) for width in (7, 3.4))
+    assert wide.get_figwidth() == 7 and narrow.get_figwidth() == 3.4 and narrow.axes[0].xaxis.label.get_fontsize() < wide.axes[0].xaxis.label.get_fontsize() < 10
+    for fig in (wide, narrow, comparison.plot(np.linspace(0, 0.3, 9)), comparison.plot_profile("fc1.relu", 0.5, baseline)):
         fig.savefig(io.BytesIO())
         ax, page = fig.axes[0], fig.bbox
         for labels in (ax.texts, ax.get_xticklabels()):
@@ -315,3 +320,318 @@ def test_moments_collected_apart(networks, comparison):
     whole = Comparison.from_moments({layer: parts[0][layer] + parts[1][layer] for layer in parts[0]})
     for layer in LAYERS: np.testing.assert_allclose(whole.profiles[layer].x, comparison.profiles[layer].x, atol=1e-6)
     assert whole.neurons["fc1.relu"] == "neuron" and "6 layers, conv1_1.relu to fc2.relu" in repr(whole)
+
+
+def test_figures_follow_a_dark_style(comparison, baseline):
+    light = comparison.plot((0.2, 0.5), baseline=baseline).axes[0]
+    with plt.style.context("dark_background"): dark = comparison.plot((0.2, 0.5), baseline=baseline).axes[0]
+    for ax, ground in ((light, 1), (dark, 0)):
+        assert ax.get_facecolor()[:3] == (ground,) * 3 and ax.xaxis.label.get_color() in ("black", "white")
+        luminance = [np.dot(np.power(to_rgba(l.get_color())[:3], 2.2), (0.2126, 0.7152, 0.0722)) for l in ax.lines]
+        contrast = [(max(ground, l) + 0.05) / (min(ground, l) + 0.05) for l in luminance]
+        assert min(contrast) > 1.8 and contrast[0] == max(contrast) > 10, "the strictest line must stand out most"
+
+
+def test_figures_are_vectors(comparison):
+    "A paper's figure: letters that can be searched, no picture of cells."
+    for fig in (comparison.plot(), crossed().plot()):
+        with plt.rc_context({"svg.fonttype": "none"}): fig.savefig(page := io.StringIO(), format="svg")
+        assert "maximum match similarity</text>" in page.getvalue() and page.getvalue().count("<image") <= 1  # the colour bar's scale
+
+
+# every layer against every layer
+
+def crossed(images=400):
+    a, b = (build("digits-vgg", seed=seed) for seed in (0, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        return compare(a, b, IMAGES[:images], "cross", progress=False)
+
+
+def test_matrix_is_every_pair_by_the_plain_algorithm():
+    "The layers' outputs averaged to the smaller grid by a reading of our own."
+    a, b = (build("digits-vgg", seed=seed) for seed in (0, 1))
+    matrix = crossed().matrix(0.5)
+    assert list(matrix.index) == list(matrix.columns) == LAYERS and matrix.notna().all(axis=None)
+    with evaluating(a, b), capture(a, "relu") as one, capture(b, "relu") as other: a(IMAGES[:400]), b(IMAGES[:400])
+    flat = lambda z: z.double().movedim(1, -1).flatten(0, -2)
+    mean = lambda z: z.double().flatten(2).mean(2) if z.ndim > 2 else z.double()
+    halved = lambda z: z.double().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
+    for x, y, X, Y in (("fc1.relu", "conv1_2.relu", mean(one["fc1.relu"]), mean(other["conv1_2.relu"])),
+                       ("conv1_1.relu", "conv2_2.relu", flat(halved(one["conv1_1.relu"])), flat(other["conv2_2.relu"])),
+                       ("conv2_1.relu", "conv2_2.relu", flat(one["conv2_1.relu"]), flat(other["conv2_2.relu"])),
+                       ("fc1.relu", "fc2.relu", one["fc1.relu"], other["fc2.relu"])):
+        assert matrix.loc[x, y] == algorithm_1(X, Y, epsilon=0.5).similarity, (x, y)
+    assert len(set(np.diag(matrix))) > 2, "an instance that tells nothing"
+
+
+def test_heat_map_shows_the_matrix():
+    comparison = crossed()
+    fig = comparison.plot((0.3, 0.5))
+    for ax, e in zip(fig.axes, (0.3, 0.5)):
+        matrix = comparison.matrix(e)
+        np.testing.assert_array_equal(ax.collections[0].get_array(), matrix)
+        assert ax.collections[0].get_clim() == (0, 1) and ax.get_title() == f"ε = {e}"
+        for text in ax.texts:
+            column, row = text.get_position()
+            assert abs(float(text.get_text()) - matrix.iloc[row, column]) < 0.00501
+        assert len(ax.texts) == 36
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == [layer.removesuffix(".relu") for layer in LAYERS]
+    assert fig.axes[0].get_ylim()[0] < fig.axes[0].get_ylim()[1], "input below, output above"
+    fig.savefig(io.BytesIO())
+    for ax in fig.axes:
+        boxes = [Text.get_window_extent(t) for t in ax.texts] + [Text.get_window_extent(t) for t in ax.get_xticklabels() if t.get_text()]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    many = comparison.plot_matrix(EPSILONS, comparison)
+    assert len(many.axes) == 11 and not many.axes[0].texts, "ten maps and a bar, whose cells have no room for numbers"
+    few = crossed(40)
+    hatched = [patch.get_xy() for patch in few.plot().axes[0].patches if patch.get_hatch()]
+    assert sorted(hatched) == sorted((j - 0.5, i - 0.5) for (i, j), layer in np.ndenumerate(few.grid) if few.profiles[layer].count <= few.profiles[layer].live) and 0 < len(hatched) < 36
+
+
+def test_no_matrix_without_a_cross(comparison):
+    assert comparison.grid is None
+    for use in (comparison.matrix, comparison.plot_matrix):
+        with pytest.raises(ValueError, match='compare with layers="cross"'): use()
+    pairs = compare(build("digits-vgg"), build("digits-vgg", seed=1), IMAGES[:200], [("conv1_1.relu", "conv1_2.relu"), ("conv2_1.relu", "conv2_2.relu")], progress=False)
+    assert pairs.grid is None and list(pairs.table().index) == ["conv1_1.relu ~ conv1_2.relu", "conv2_1.relu ~ conv2_2.relu"]
+
+
+# one preprocessing for each network
+
+def test_preprocessing_of_each_network(networks, comparison):
+    "A network fed its images negated, that negates them back; and one whose images are larger."
+    own = lambda c: [c.moments["fc2.relu"].gram[side, side] for side in (slice(64), slice(64, None))]
+    for functions, right in (((torch.neg, torch.neg), [True, True]), ([torch.neg, None], [True, False]), ({"second": torch.neg}, [False, True])):
+        mine = compare(*networks, -IMAGES, SMALL, preprocess=functions, progress=False)
+        assert [torch.allclose(x, y, rtol=1e-4) for x, y in zip(own(mine), own(comparison))] == right, "the wrong network was given the function"
+    large = build("digits-vgg", seed=1, shape=(1, 16, 16))
+    table = compare(networks[0], large, DIGITS, ["fc1.relu"], preprocess=(None, lambda batch: nn.functional.interpolate(batch[0], size=16)), progress=False).table()
+    assert table.loc["fc1.relu", "samples"] == 1797
+    with pytest.raises(ValueError, match="preprocess holds 1 functions for 2 networks"): compare(*networks, IMAGES, preprocess=[None], progress=False)
+
+
+# several networks
+
+@pytest.fixture(scope="module")
+def three():
+    nets = [build("digits-vgg", seed=seed) for seed in (0, 1, 2)]
+    return nets, compare_all(dict(zip(("p", "q", "r"), nets)), IMAGES[:300], SMALL, progress=False)
+
+
+def test_every_pair_of_several_networks(three):
+    nets, comparisons = three
+    assert list(comparisons) == [("p", "q"), ("p", "r"), ("q", "r")] and comparisons.names == ["p", "q", "r"] and comparisons.layers == SMALL
+    assert comparisons[1, 2] is comparisons["q", "r"] and comparisons[0, -1] is comparisons["p", "r"]
+    for (a, b), pair in zip(((0, 1), (0, 2), (1, 2)), comparisons.values()):
+        assert pair.table().equals(compare(nets[a], nets[b], IMAGES[:300], SMALL, progress=False).table())
+    assert list(compare_all(nets, IMAGES[:300], SMALL, progress=False)) == [(0, 1), (0, 2), (1, 2)]
+    for wrong in (("q", "p"), ("p", "s"), (0, 3), "p", 0):
+        with pytest.raises(KeyError, match="the networks are p, q, r"): comparisons[wrong]
+        assert wrong not in comparisons
+
+
+def test_table_of_several_networks(three, tmp_path):
+    comparisons = three[1]
+    table, pairs = comparisons.table((0.3, 0.5), baseline=comparisons["p", "q"]), comparisons.table((0.3, 0.5), pairs=True)
+    assert pairs.loc["p", "r"].equals(comparisons["p", "r"].table((0.3, 0.5)))
+    for layer in SMALL:
+        values = pairs["ε=0.5"].xs(layer, level="layer")
+        assert table.loc[layer, "ε=0.5"] == pytest.approx(values.mean()) and table.loc[layer, "± ε=0.5"] == pytest.approx(values.std())
+        assert table.loc[layer, "baseline ε=0.5"] == values["p", "q"]
+        assert table.loc[layer, "dead"] == pytest.approx(pairs[["dead a", "dead b"]].xs(layer, level="layer").to_numpy().mean())
+        assert table.loc[layer, "chance ε"] == pairs["chance ε"].xs(layer, level="layer").min()
+    assert table["± ε=0.5"].max() > 0.01, "an instance that tells nothing"
+    assert Comparisons({("p", "q"): comparisons["p", "q"]}).table(0.5)["± ε=0.5"].isna().all()
+    comparisons.save(tmp_path / "c.safetensors", moments=True)
+    again = Comparisons.load(tmp_path / "c.safetensors")
+    assert again.table().equals(comparisons.table()) and list(again) == list(comparisons) and repr(again) == repr(comparisons) and again._repr_html_() == comparisons._repr_html_()
+    assert torch.equal(again["q", "r"].moments["fc2.relu"].gram, comparisons["q", "r"].moments["fc2.relu"].gram)
+    with pytest.raises(ValueError, match="holds comparisons, not a submatch comparison"): Comparison.load(tmp_path / "c.safetensors")
+
+
+def test_figure_of_several_networks(three):
+    comparisons = three[1]
+    ax = comparisons.plot((0.3, 0.5), baseline=comparisons).axes[0]
+    table = comparisons.table((0.3, 0.5))
+    solid, dashed = ([l.get_ydata() for l in ax.lines if l.get_linestyle() == style] for style in ("-", "--"))
+    np.testing.assert_allclose(solid, table[["ε=0.3", "ε=0.5"]].T)
+    np.testing.assert_allclose(dashed, solid)
+    dots = ax.collections[5].get_offsets()
+    assert sorted(map(tuple, dots)) == sorted((k, c.similarity(layer, 0.5)) for c in comparisons.values() for k, layer in enumerate(SMALL))
+    band = ax.collections[4].get_paths()[0].vertices
+    assert all(np.abs(band - [k, mean + sign * spread]).max(1).min() < 1e-12 for k, (mean, spread) in enumerate(zip(table["ε=0.5"], table["± ε=0.5"])) for sign in (-1, 1))
+    crosses = compare_all(three[0], IMAGES[:300], "cross", progress=False)
+    np.testing.assert_allclose(crosses.plot(0.5).axes[0].collections[0].get_array(), np.mean([c.matrix(0.5) for c in crosses.values()], 0))
+
+
+def test_a_folder_of_checkpoints(comparison, tmp_path):
+    (tmp_path / "notes.txt").write_text("no network")
+    comparison.save(tmp_path / "comparison.safetensors")
+    recipe = recipe_for("digits-mlp", epochs=0)
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere"): compare_all(tmp_path / "nowhere", IMAGES)
+    for seed in (0, 1, 2):
+        if seed < 2:
+            with pytest.raises(ValueError, match=f"holds {seed} checkpoints.*two or more"): compare_all(tmp_path, IMAGES)
+        train("digits-mlp", "digits", seed, tmp_path / f"seed{seed}.safetensors", recipe, progress=False)
+    found = compare_all(str(tmp_path), IMAGES[:500], "fc2.relu", progress=False)
+    assert list(found) == [("seed0", "seed1"), ("seed0", "seed2"), ("seed1", "seed2")]
+    expected = compare(build("digits-mlp", seed=0), build("digits-mlp", seed=2), IMAGES[:500], "fc2.relu", progress=False)
+    assert found["seed0", "seed2"].table().equals(expected.table())
+
+
+def test_pairs_that_do_not_go_together(three, comparison):
+    with pytest.raises(ValueError, match=r"pair \(1, 2\) has other layers"): Comparisons({(0, 1): three[1]["p", "q"], (1, 2): comparison})
+    with pytest.raises(ValueError, match="no pair"): Comparisons({})
+    with pytest.raises(ValueError, match="two networks or more, not 1"): compare_all(three[0][:1], IMAGES)
+    with pytest.warns(SubmatchWarning) as caught: compare_all(three[0], IMAGES[:30], ["fc2.relu"], progress=False)
+    assert {str(w.message).split(": ")[0] for w in caught} == {f"networks {a} and {b}" for a, b in ((0, 1), (0, 2), (1, 2))} and {w.filename for w in caught} == {__file__}
+
+
+# sampled positions
+
+def test_draws_are_averaged(tmp_path):
+    a, b = (build("digits-vgg", seed=seed) for seed in (0, 1))
+    sampled = compare(a, b, IMAGES[:100], SMALL, positions=Sampled(300, 4, 0), progress=False)
+    moments = collect(a, b, IMAGES[:100], SMALL, positions=Sampled(300, 4, 0), progress=False)
+    table = sampled.table((0.5, 0.7))
+    for layer in ("conv1_1.relu", "conv2_2.relu"):
+        values = [epsilon_profile(m).similarity(0.7) for m in moments.draws[layer]]
+        assert table.loc[layer, "ε=0.7"] == pytest.approx(np.mean(values)) and table.loc[layer, "± ε=0.7"] == pytest.approx(np.std(values, ddof=1))
+        assert sampled.positions[layer] == "sampled, 4 x 300, seed 0" and table.loc[layer, "samples"] == 300
+    assert table["± ε=0.7"].max() > 0, "an instance that tells nothing"
+    np.testing.assert_array_equal(sampled.plot(0.7).axes[0].lines[0].get_ydata(), table["ε=0.7"])
+    sampled.save(tmp_path / "c.safetensors")
+    again = Comparison.load(tmp_path / "c.safetensors")
+    assert again.table((0.5, 0.7)).equals(table) and again.positions == sampled.positions and repr(again) == repr(sampled)
+
+
+# activations of other tools
+
+def matrices(d=500, n=(12, 9), seed=0):
+    "Two layers that share a part, with a dead neuron and a repeated one; small whole numbers over 8, which any precision holds."
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(-8, 8, (d, 5))
+    X, Y = (np.hstack([shared, rng.integers(-8, 8, (d, k - 5))]) / 8 for k in n)
+    X[:, 3], Y[:, 1] = 0, Y[:, 0]
+    return X, Y
+
+
+def same(profile, X, Y):
+    expected = epsilon_profile(X, Y)
+    for side in "xy": np.testing.assert_allclose(getattr(profile, side), getattr(expected, side), atol=1e-6)
+    assert profile.count == len(X) and 0 < expected.similarity(0.1) < 1
+
+
+@pytest.mark.parametrize("ending", ["npy", "fortran.npy", "swapped.npy", "half.npy", "single.npy", "npz", "compressed.npz", "safetensors", "bfloat16.safetensors"])
+def test_files_of_activations(ending, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ROWS", 64)  # several chunks, the last one shorter
+    X, Y = matrices()
+    paths = [tmp_path / f"{name}.{ending}" for name in "ab"]
+    types = {"half": np.float16, "single": np.float32, "swapped": np.dtype(">f8")}
+    for path, Z in zip(paths, (X, Y)):
+        name = ending.split(".")[0]
+        if ending.endswith("npy"): np.save(path, np.asfortranarray(Z) if name == "fortran" else Z.astype(types.get(name, np.float64)))
+        elif ending.endswith("npz"): (np.savez_compressed if name == "compressed" else np.savez)(path, fc1=Z, fc2=np.asfortranarray(Z[:, ::-1]), counts=np.arange(len(Z)))
+        else: save_file({layer: torch.tensor(z.copy()).to(torch.bfloat16 if name == "bfloat16" else torch.float32) for layer, z in (("fc1", Z), ("fc2", Z[:, ::-1]))}, path)
+    several = not ending.endswith("npy")
+    comparison = compare_activations(*paths, layers=["fc1", "fc2"] if ending.endswith("npz") else None, progress=False)
+    assert comparison.layers == (["fc1", "fc2"] if several else [f"a.{ending[:-4]} ~ b.{ending[:-4]}".replace(".npy", "") if "." in ending else "a ~ b"])
+    same(comparison.profiles[comparison.layers[0]], X, Y)
+    if several: same(comparison.profiles["fc2"], X[:, ::-1], Y[:, ::-1])
+    if ending != "compressed.npz":  # read as it is needed, not at once
+        opened = next(iter(read_activations(paths[0]).values()))()
+        assert isinstance(opened, np.memmap) or not isinstance(opened, np.ndarray)
+
+
+def test_activations_in_memory_and_crossed():
+    X, Y = matrices()
+    same(compare_activations(X, torch.tensor(Y), progress=False).profiles["a ~ b"], X, Y)
+    layers = {"one": X, "two": X[:, ::2]}
+    comparison = compare_activations(layers, {"one": Y, "two": Y[:, ::2]}, "cross", progress=False)
+    assert comparison.matrix(0.1).loc["two", "one"] == epsilon_profile(X[:, ::2], Y).similarity(0.1)
+    paired = compare_activations(layers, {"uno": Y, "due": Y[:, ::2]}, [("one", "uno")], progress=False)
+    assert paired.layers == ["one ~ uno"] and compare_activations(X, Y, precision="exact", progress=False).profiles["a ~ b"].route == "root"
+
+
+class Bomb:
+    "What a pickle can do to the one who opens it."
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (str(self.path), "w")
+
+
+def bad_files(tmp_path):
+    X = matrices()[0]
+    np.save(tmp_path / "good.npy", X)
+    np.save(tmp_path / "shorter.npy", X[:-1])
+    np.save(tmp_path / "vector.npy", X[:, 0])
+    np.save(tmp_path / "maps.npy", X.reshape(500, 2, 2, 3))
+    np.save(tmp_path / "complex.npy", X * 1j)
+    np.save(tmp_path / "void.npy", X.astype(np.float16).view("V2"))
+    np.save(tmp_path / "nan.npy", np.where(X == X[400, 2], np.nan, X))
+    np.save(tmp_path / "empty.npy", X[:0])
+    np.savez(tmp_path / "two.npz", fc1=X, fc2=X)
+    np.savez(tmp_path / "other.npz", fc1=X, fc3=X)
+    np.savez(tmp_path / "labels.npz", fc1=X, y=X[:, 0])
+    for name in ("bomb.npy", "bomb.npz"): (np.save if name.endswith("y") else np.savez)(tmp_path / name, np.array([[Bomb(tmp_path / "exploded")]], dtype=object), allow_pickle=True)
+    torch.save({"fc1": torch.tensor(X)}, tmp_path / "torch.pt")
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    whole = (tmp_path / "good.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "two.npz").read_bytes()[:-500])
+    save_file({"fc1": torch.tensor(X)}, tmp_path / "tensors.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "tensors.safetensors").read_bytes()[:-500])
+
+
+@pytest.mark.parametrize("a, b, layers, error, words", [
+    ("good.npy", "shorter.npy", None, ValueError, r"good.npy has 500 samples of 'good' and .*shorter.npy 499 of 'shorter'.*same order"),
+    ("good.npy", "vector.npy", None, ValueError, r"vector.npy, 'vector': has shape \(500,\), not \(samples, neurons\)"),
+    ("maps.npy", "good.npy", None, ValueError, r"maps.npy, 'maps': has shape \(500, 2, 2, 3\).*reshape\(-1, Z.shape\[-1\]\)"),
+    ("good.npy", "complex.npy", None, ValueError, "complex.npy, 'complex': complex128 is no type of real numbers"),
+    ("void.npy", "good.npy", None, ValueError, "void.npy, 'void': .*bfloat16"),
+    ("good.npy", "nan.npy", None, ValueError, r"nan.npy, 'nan', from row 0: neuron \d+ is nan at sample \d+"),
+    ("empty.npy", "empty.npy", None, ValueError, "empty.npy, 'empty': has shape"),
+    ("two.npz", "other.npz", None, ValueError, "only in the first: fc2; only in the second: fc3"),
+    ("two.npz", "other.npz", ["fc2"], KeyError, "no layer 'fc2' in .*other.npz; its layers: fc1, fc3"),
+    ("labels.npz", "labels.npz", None, ValueError, "labels.npz, 'y': has shape .*naming those that are"),
+    ("two.npz", "two.npz", [("fc1", "fc2", "fc1")], ValueError, "pairs of names"),
+    ("bomb.npy", "good.npy", None, ValueError, "bomb.npy, 'bomb': cannot be read"),
+    ("bomb.npz", "good.npy", None, ValueError, "bomb.npz, 'arr_0': cannot be read .*never loaded"),
+    ("torch.pt", "good.npy", None, ValueError, "torch.pt is no .npy, .npz or .safetensors file"),
+    ("pickle.npy", "good.npy", None, ValueError, "pickle.npy is no .npy"),
+    ("cut.npy", "good.npy", None, ValueError, "cut.npy, 'cut': cannot be read"),
+    ("cut.npz", "two.npz", None, ValueError, "cut.npz is no .npy.*damaged or cut short"),
+    ("cut.safetensors", "good.npy", None, ValueError, "cut.safetensors is no .npy.*damaged or cut short"),
+    ("good.npy", "nowhere.npy", None, FileNotFoundError, "nowhere.npy: no such file"),
+])
+def test_files_that_are_no_activations(a, b, layers, error, words, tmp_path):
+    bad_files(tmp_path)
+    with pytest.raises(error, match=words): compare_activations(tmp_path / a, tmp_path / b, layers, progress=False)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_what_a_file_holds(comparison, tmp_path):
+    bad_files(tmp_path)
+    comparison.save(tmp_path / "c.safetensors")
+    assert [holds(tmp_path / name) for name in ("c.safetensors", "tensors.safetensors", "good.npy", "cut.safetensors")] == ["comparison", "", None, None]
+    with pytest.raises(ValueError, match="c.safetensors holds a submatch comparison, not activations"): compare_activations(tmp_path / "c.safetensors", tmp_path / "good.npy")
+    with pytest.raises(ValueError, match="precision is 'high'"): compare_activations(tmp_path / "good.npy", tmp_path / "good.npy", precision="high")
+
+
+# files
+
+def test_a_vgg16_takes_a_few_megabytes_and_comes_back_whole(tmp_path):
+    "The sizes of the paper's VGG-16, random numbers: table, figures and explorer from the file alone."
+    rng = np.random.default_rng(0)
+    sizes = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 8
+    sides = lambda n: Sides(*np.sort(rng.random((2, n))))
+    layers = {f"layer{k}": n for k, n in enumerate(sizes)}
+    profiles = {layer: Profile(*sides(n), 10_000, sides(n), sides(n), "gram") for layer, n in layers.items()}
+    comparison = Comparison(profiles, dict.fromkeys(layers, "channel"), residuals={layer: sides(n) for layer, n in layers.items()})
+    comparison.save(tmp_path / "c.safetensors")
+    assert (tmp_path / "c.safetensors").stat().st_size < 2**20
+    again = Comparison.load(tmp_path / "c.safetensors")
+    assert again.table().equals(comparison.table())
+    for layer in layers: np.testing.assert_array_equal(again.residuals[layer].y, comparison.residuals[layer].y)
+    again.plot(), again.plot_profile("layer14"), save_html(again, tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
