@@ -77,32 +77,31 @@ PROGRAM = textwrap.dedent("""
         (out / f"{size}.{name}.json").write_text(json.dumps(facts))
 
     keep("plain", collect_distributed(networks, images[:301], layers, progress=False))
-    if size > 1:
-        keep("exact", collect_distributed(two, images[:301], layers, precision="exact", progress=False))
-        keep("sampled", collect_distributed(two, images[:203], layers, positions=Sampled(150, 2, 1), progress=False))
-        keep("few", collect_distributed(two, images[:50], layers, positions=Sampled(3, 2, 1), progress=False))  # a share may have none of a draw
-        keep("cross", collect_distributed(two, images[:3], layers, cross=True, positions="pooled", progress=False))  # fewer images than processes
-        keep("batches", collect_distributed(two, [images[:100], images[100:150]], layers, progress=False))
-        twice = images[:300].clone()
-        twice[150:] = images[0]  # one share needs an R factor, since all its images are the same
-        keep("routes", collect_distributed(two, twice, ["fc2.relu"], progress=False))
-        alone = compare(*two.values(), images[:200], ["fc2.relu"], progress=False) if rank == 0 else None  # waits for nobody
-        broken = images[:301].clone()
-        broken[-1] = float("nan")
-        for data in (broken, images[:0], broken[:0]):
-            try: collect_distributed(two, data, layers, progress=False)
-            except ValueError as error: (out / f"{size}.errors.{rank}").open("a").write(f"{error}\\n")
-        keep("after", collect_distributed(two, images[:50], layers, progress=False))
+    keep("exact", collect_distributed(two, images[:301], layers, precision="exact", progress=False))
+    keep("sampled", collect_distributed(two, images[:203], layers, positions=Sampled(150, 2, 1), progress=False))
+    keep("few", collect_distributed(two, images[:50], layers, positions=Sampled(3, 2, 1), progress=False))  # a share may have none of a draw
+    keep("cross", collect_distributed(two, images[:3], layers, cross=True, positions="pooled", progress=False))  # fewer images than processes
+    keep("batches", collect_distributed(two, [images[:100], images[100:150]], layers, progress=False))
+    twice = images[:300].clone()
+    twice[150:] = images[0]  # one share needs an R factor, since all its images are the same
+    keep("routes", collect_distributed(two, twice, ["fc2.relu"], progress=False))
+    alone = compare(*two.values(), images[:200], ["fc2.relu"], progress=False) if rank == 0 else None  # waits for nobody
+    broken = images[:301].clone()
+    broken[-1] = float("nan")
+    for data in (broken, images[:0], broken[:0]):
+        try: collect_distributed(two, data, layers, progress=False)
+        except ValueError as error: (out / f"{size}.errors.{rank}").open("a").write(f"{error}\\n")
+    keep("after", collect_distributed(two, images[:50], layers, progress=False))
     dist.destroy_process_group()
 """)
 
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
-    "The program in 1, 2 and 4 processes; the folder with what it left."
+    "The program in 2 and 4 processes; the folder with what it left."
     out = tmp_path_factory.mktemp("collected")
     (out / "program.py").write_text(PROGRAM)
-    for n in (1, 2, 4):
+    for n in (2, 4):
         run = torchrun(n, "program.py", out, cwd=out)
         assert run.returncode == 0, run.stderr
     return out
@@ -114,7 +113,7 @@ LAYERS = ["conv1_1.relu", "fc2.relu"]
 
 
 @pytest.mark.parametrize("n, name, networks, data, options", [
-    *((n, "plain", NETWORKS, IMAGES[:301], {}) for n in (1, 2, 4)),
+    *((n, "plain", NETWORKS, IMAGES[:301], {}) for n in (2, 4)),
     *((n, name, TWO, data, options) for n in (2, 4) for name, data, options in (
         ("exact", IMAGES[:301], {"precision": "exact"}), ("sampled", IMAGES[:203], {"positions": Sampled(150, 2, 1)}), ("few", IMAGES[:50], {"positions": Sampled(3, 2, 1)}),
         ("cross", IMAGES[:3], {"cross": True, "positions": "pooled"}), ("batches", IMAGES[:150], {}), ("after", IMAGES[:50], {}))),
@@ -138,8 +137,9 @@ def test_many_processes_give_what_one_gives(collected, n, name, networks, data, 
 
 def test_one_profile_within_the_error_bars(collected):
     "What is proven of the sum of two or four processes holds for one process too, and the other way round."
+    alone = collect_all(NETWORKS, IMAGES[:301], LAYERS, progress=False)["p", "q"]
     for layer in LAYERS:
-        one, *others = (Comparison.from_moments({layer: Moments.load(collected / f"{n}.plain.p-q.{layer}.0")}).profiles[layer] for n in (1, 2, 4))
+        one, *others = (Comparison.from_moments({layer: m}).profiles[layer] for m in (alone[layer], *(Moments.load(collected / f"{n}.plain.p-q.{layer}.0") for n in (2, 4))))
         for other in others:
             for side in "xy":
                 a, b = (getattr(p, side) for p in (one, other))
@@ -198,6 +198,7 @@ def test_compare_in_two_processes_writes_what_one_writes(trained, tmp_path):
     assert len(Comparisons.load(tmp_path / "two" / "comparisons.safetensors")) == 3 and run.stdout.count("Saved in two") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_is_said_once(trained, tmp_path):
     run = torchrun(2, "-m", "submatch_nb", "compare", trained[1], "--layers", "fc9.relu", "--out", tmp_path, cwd=tmp_path)
     assert run.returncode != 0 and run.stderr.count("submatch: error: no layer 'fc9.relu'") == 1 and not list(tmp_path.iterdir())
