@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from instances import CLOSENESS, KINDS, MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
 from submatch_nb import maximum
 from submatch_nb.match import is_match
-from submatch_nb.maximum import (CONDITION, Profile, algorithm_1, condense, consequences, epsilon_profile, from_moments, leave, max_match_similarity, maximum_match,
+from submatch_nb.maximum import (CONDITION, Profile, algorithm_1, condense, consequences, dependence, epsilon_profile, from_moments, leave, max_match_similarity, maximum_match,
                                 root_of_gram, settle, span_of, start, tells_apart)
 from submatch_nb.neurons import TOLERANCE, UNIT, Moments, SubmatchWarning, chance_epsilon, digits_layers
 
@@ -237,6 +237,13 @@ def test_second_moments_tell_neurons_apart_where_rounding_is_a_thousandth():
     assert tells_apart(Moments(pair(1e-6)[:, :1], pair(1e-6)[:, 1:]))  # in one network each: no trouble
 
 
+def test_dependence_is_how_near_the_nearest_is():
+    near = torch.as_tensor(pair(1e-3) / [3, 1])
+    assert dependence(near.T @ near) == pytest.approx(1e3, rel=1e-9) and dependence(torch.eye(3)) == 1 and dependence(torch.eye(0)) == 0
+    assert dependence(torch.ones(2, 2)) == dependence(torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 0, 1]])) == np.inf
+    assert tells_apart(Moments(np.zeros((40, 2)), pair(1e-3))) and not tells_apart(Moments(pair(0), np.zeros((40, 2))))  # with nobody, no trouble
+
+
 def test_where_squaring_costs_digits_an_r_factor_is_held():
     "Where one neuron is nearly in the span of the others of its network, or of the other network; or there are no more samples than neurons; or squares overflow."
     far = np.random.default_rng(1).normal(size=(40, 3))
@@ -390,6 +397,21 @@ def test_consequences_of_single_losses(kind, seed):
         gone = alive & (np.random.default_rng(seed).random(len(alive)) < 0.3)
         if not leave(span, torch.as_tensor(gone)): break
         alive &= ~gone
+
+
+def test_arrows_are_the_losses_of_single_neurons():
+    "Of both networks, before and after some have left: exactly these, where all is well conditioned; and of neurons that depend on no others where some do."
+    X, Y = np.random.default_rng(0).normal(size=(2, 20, 8))
+    for A, sure in ((X, np.ones(16, bool)), (np.c_[X, X[:, 0]], ~np.isin(np.arange(17), [0, 8]))):
+        peel, columns, x = start(A, Y)[0], np.c_[A, Y], np.arange(A.shape[1] + 8) < A.shape[1]
+        for gone in ([], [2], [3, 5, 11]):
+            peel.remove(torch.isin(peel.ids, torch.as_tensor(gone)))
+            left, arrows = peel.left().numpy(), peel.arrows(0.8)[peel.alive][:, peel.alive].numpy()
+            for i, u in enumerate(left):
+                other = x[left] != x[u]
+                lost = fresh_residual2(columns[:, [v for v in left if v != u and x[v] == x[u]]], columns[:, left[other]]) > 0.64
+                assert not arrows[i][~other].any() and (arrows[i][other] == lost).all() if sure[u] else not arrows[i].any()
+            assert 0 < arrows.sum() < arrows.size / 2
 
 
 def test_no_consequence_is_drawn_from_lost_digits():

@@ -151,7 +151,9 @@ def test_arrows_foretell_only_what_happens(kind):
     for epsilon in some_epsilons(X, Y, CLOSENESS.get(kind, 1e-7), 3):
         peel = start(X, Y, epsilon)[0].down_to(epsilon)
         left = peel.left()
-        for u, row in enumerate(needs(peel, left, epsilon, total)):
+        table = needs(peel, left, epsilon, total)
+        assert table[left].diagonal().all() and not table[np.setdiff1d(np.arange(total), left)].any()
+        for u, row in enumerate(table):
             rest = np.setdiff1d(left, u)
             without = algorithm_1(X, Y, epsilon, rest[rest < X.shape[1]], rest[rest >= X.shape[1]] - X.shape[1])
             kept = {*without.x, *(without.y + X.shape[1])}
@@ -282,8 +284,8 @@ ONE = [minimum_match, is_unique, algorithm_2]
 @pytest.mark.parametrize("f", ONE)
 @pytest.mark.parametrize("v, error, says", [
     (("z", 0), TypeError, r"v is \('z', 0\)"), (3, TypeError, "v is 3"), ("x3", TypeError, "v is 'x3'"), (("x", 1.5), TypeError, r"\('x', 1.5\)"),
-    (("x", "1"), TypeError, r"\('x', '1'\)"), (("x",), TypeError, r"\('x',\)"), (None, TypeError, "v is None"), (("x", 99), IndexError, r"\('x', 99\).*neurons 0 to"),
-    (("y", -1), IndexError, r"\('y', -1\)")])
+    (("x", "1"), TypeError, r"\('x', '1'\)"), (("x",), TypeError, r"\('x',\)"), (None, TypeError, "v is None"), (("y", -1), IndexError, r"\('y', -1\)"),
+    (("x", X.shape[1]), IndexError, rf"^v is \('x', {X.shape[1]}\), but x has neurons 0 to {X.shape[1] - 1}$"), (("y", Y.shape[1]), IndexError, rf"^v is \('y', {Y.shape[1]}\), but y has neurons 0 to {Y.shape[1] - 1}$")])
 def test_unknown_neuron(f, v, error, says):
     with pytest.raises(error, match=says): f(X, Y, v, 0.3)
 
