@@ -34,7 +34,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_name"] + "*"]),
-    package_data={cfg["lib_name"]: ["assets/*"]},
+    package_data={cfg["lib_name"]: ["assets/*", "configs/*"]},
     install_requires=requirements,
     extras_require={"lab": lab, "dev": lab + dev},
     entry_points={"console_scripts": [cfg["console_scripts"]]},

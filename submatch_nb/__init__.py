@@ -8,11 +8,13 @@ from .layers import Collected, Sampled, capture, collect, collect_all, collect_d
 from .match import Match, is_match
 from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from .neurons import Moments, SubmatchWarning, chance_epsilon, residuals
+from .paper import Results, reproduce
 from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
 from .structure import are_unique, exact_simple_matches, independence_angle, necessary
 
 __all__ = [
-    "Collected", "Comparison", "Comparisons", "Match", "Moments", "Profile", "Sampled", "SimpleMatches", "SubmatchWarning", "algorithm_1", "algorithm_2", "are_unique", "capture",
-    "chance_epsilon", "collect", "collect_all", "collect_distributed", "compare", "compare_activations", "compare_all", "epsilon_profile", "exact_simple_matches", "explore", "independence_angle", "is_match", "is_unique",
-    "max_match_similarity", "maximum_match", "minimum_match", "necessary", "residuals", "save_html", "simple_matches",
+    "Collected", "Comparison", "Comparisons", "Match", "Moments", "Profile", "Results", "Sampled", "SimpleMatches", "SubmatchWarning", "algorithm_1",
+    "algorithm_2", "are_unique", "capture", "chance_epsilon", "collect", "collect_all", "collect_distributed", "compare", "compare_activations",
+    "compare_all", "epsilon_profile", "exact_simple_matches", "explore", "independence_angle", "is_match", "is_unique", "max_match_similarity",
+    "maximum_match", "minimum_match", "necessary", "reproduce", "residuals", "save_html", "simple_matches",
 ]

@@ -251,6 +251,52 @@ def test_recipe_is_the_papers():
     with pytest.raises(ValueError, match="epochs"): Recipe(epochs=-1)
 
 
+def test_ramp():
+    r = Recipe(10, 0.2, schedule="ramp")
+    assert [r.rate_in(*at) for at in ((1, 0), (1, 0.5), (2, 0), (3, 0), (7, 0), (10, 0), (10, 0.5))] == pytest.approx([0, 0.05, 0.1, 0.2, 0.1, 0.025, 0.0125])
+    with pytest.raises(ValueError, match="schedule is 'cosine': choose steps or ramp"): Recipe(schedule="cosine")
+
+
+def test_ramp_changes_with_every_step(digits):
+    "Two steps of one epoch against the updates written out."
+    few = Images(digits[0].pixels[:64], digits[0].labels[:64], digits[0].classes, "few", digits[0].mean, digits[0].std, 16, flip=False)
+    trained = train("digits-mlp", (few, few), seed=4, recipe=Recipe(1, 0.1, 32, schedule="ramp"), progress=False).model
+    model, g = build("digits-mlp", seed=4), torch.Generator().manual_seed(4 * 100_003 + 1)
+    momentum = [torch.zeros_like(p) for p in model.parameters()]
+    for indices, rate in zip(torch.randperm(64, generator=g).split(32), (0, 0.1 * 0.5 / 0.8)):
+        x, y = few.batch(indices, g)
+        model.zero_grad(); nn.functional.cross_entropy(model(x), y).backward()
+        momentum = [0.9 * m + p.grad + 5e-4 * p.detach() for m, p in zip(momentum, model.parameters())]
+        with torch.no_grad():
+            for p, m in zip(model.parameters(), momentum): p -= rate * m
+    for p, q in zip(model.parameters(), trained.parameters()): assert torch.allclose(p, q, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
+def test_colour_images_interrupted_and_continued(name, tmp_path):
+    "Colour images are held in another order in memory; that leaves what is continued the same, bit for bit."
+    g = torch.Generator().manual_seed(0)
+    images = Images(torch.randint(256, (48, 3, 32, 32), dtype=torch.uint8, generator=g), torch.arange(48) % 2, ["a", "b"], "noise")
+    path, recipe, seen = tmp_path / "a.safetensors", Recipe(3, 0.05, 16, schedule="ramp"), []
+    def stop(model, about):
+        seen.append(about["epoch"])
+        if about["epoch"] == 2: raise KeyboardInterrupt
+    whole = train(name, (images, images), recipe=recipe, width=0.125, progress=False)
+    with pytest.raises(KeyboardInterrupt): train(name, (images, images), path=path, recipe=recipe, width=0.125, progress=False, log=stop)
+    assert seen == [1, 2] and load_tensors(path, "checkpoint")[1]["epoch"] == 1, "an epoch counts as done only after the log has returned"
+    continued = train(name, (images, images), path=path, recipe=recipe, width=0.125, progress=False)
+    assert same(whole.model, continued.model) and whole.about["history"] == continued.about["history"]
+
+
+def test_a_checkpoint_from_before_there_were_schedules(digits, straight, tmp_path):
+    path = tmp_path / "a.safetensors"
+    train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False)
+    tensors, about = load_tensors(path, "checkpoint")
+    del about["recipe"]["schedule"]
+    save_tensors(path, "checkpoint", tensors, **about)
+    assert same(train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False).model, straight.model)
+
+
 @pytest.mark.parametrize("name", ["digits-vgg", "digits-mlp"])
 def test_digits_are_learnt(name, digits, tmp_path):
     trained = train(name, digits, seed=0, path=tmp_path / "a.safetensors", progress=False)
