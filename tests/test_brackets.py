@@ -1,5 +1,6 @@
 """Proven brackets: outside them no membership differs from exact arithmetic; and on trained layers they are narrow."""
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from instances import KINDS, make
 from submatch_nb.explorer import demo_comparison
 from submatch_nb.maximum import Profile, bars_from_gram, bars_from_root, epsilon_profile, maximum_match
 from submatch_nb.neurons import Moments, Sides, digits_layers
+from submatch_nb.paper import Results
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
 
@@ -181,6 +183,14 @@ def test_brackets_of_the_demo_are_narrow():
     comparison = demo_comparison()
     assert len(comparison.layers) == 6
     for profile in comparison.profiles.values(): assert (np.concatenate(profile.upper) < 1).any() and share_undecided(profile) < 1e-3
+
+
+def test_brackets_of_networks_trained_on_cifar_10_are_narrow():
+    "Every layer of every pair of trained networks in the results that chapter *The paper's experiments* shows."
+    results = Results(Path(__file__).parent.parent / "nbs/results/laptop")
+    trained = [comparison for (_, stage, _), comparison in results.comparisons.items() if stage == "trained"]
+    assert len(trained) == 6 and sum(len(comparison.layers) for comparison in trained) == 96
+    assert max(share_undecided(profile) for comparison in trained for profile in comparison.profiles.values()) < 1e-3
 
 
 def test_near_copies_are_resolved_by_the_root_only():
