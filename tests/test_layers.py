@@ -1,14 +1,19 @@
 """Capturing layers of real models: what a copy, a call, a neuron and a stream are, and what happens when something fails midway."""
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchvision.models import resnet18, vgg11
+from torchvision.models import VisionTransformer, convnext_tiny, resnet18, vgg11
+from torchvision.models.vgg import cfgs, make_layers
 
+import submatch_nb.layers as layers_module
 from submatch_nb.layers import Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names
-from submatch_nb.neurons import Moments
+from submatch_nb.neurons import Moments, SubmatchWarning, save_tensors
 
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
 IMAGES = nn.functional.interpolate(DIGITS[:20], size=32).expand(-1, 3, -1, -1).contiguous()
@@ -397,3 +402,235 @@ def test_sampled_positions():
     assert not torch.equal(*(m.gram for m in collected.draws["1"][:2]))
     with pytest.raises(ValueError, match="length is known"): collect(a, b, iter([DIGITS[:9]]), positions="sampled", progress=False)
     with pytest.raises(ValueError, match="positions is 'some'"): collect(a, b, DIGITS, positions="some", progress=False)
+
+
+# interrupted passes
+
+class Breaking(Dataset):
+    "Digits whose reading fails once, from item `at` on."
+    def __init__(self, at): self.at = at
+    def __len__(self): return 300
+    def __getitem__(self, i):
+        if self.at is not None and i >= self.at: raise OSError("the disk went away")
+        return DIGITS[i]
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "exact"}, {"positions": Sampled(400, 2)}], ids=["auto", "exact", "sampled"])
+def test_an_interrupted_pass_resumes(tmp_path, monkeypatch, options):
+    monkeypatch.setattr(layers_module, "SHARD", 4)
+    a, b, path, seen = small(0).train(), small(1), tmp_path / "sums.safetensors", []
+    options |= {"batch_size": 20, "progress": False}
+    with pytest.raises(OSError, match="went away"): collect(a, b, Breaking(190), resume=path, **options)
+    assert a.training and hooks(a) == hooks(b) == 0 and path.exists() and [p.name for p in tmp_path.iterdir()] == [path.name]
+    handle = a.register_forward_pre_hook(lambda *_: seen.append(1))
+    resumed = collect(a, b, Breaking(None), resume=path, **options)
+    handle.remove()
+    assert len(seen) == 1 + 15 - 8, "the first batch, and what came after eight batches, two shards of four"
+    whole = collect(a, b, DIGITS[:300], **options)
+    assert same(resumed, whole, 1e-6) and all(resumed[k].route == whole[k].route and torch.equal(resumed[k].alike, whole[k].alike) for k in whole)
+    assert not path.exists()
+
+
+def test_the_file_of_another_pass_is_refused(tmp_path):
+    a, b, path = small(0), small(1), tmp_path / "sums.safetensors"
+    with pytest.raises(OSError): collect(a, b, Breaking(60), batch_size=20, resume=path, progress=False)
+    before = path.read_bytes()
+    for other, data, options, what in ((small(2), Breaking(None), {}, "weights"), (b, DIGITS[1:], {}, "first batch"), (b, Breaking(None), {"layers": "conv"}, "layers"),
+                                       (b, Breaking(None), {"precision": "exact"}, "precision"), (b, Breaking(None), {"batch_size": 10}, "first batch")):
+        with pytest.raises(ValueError, match=rf"sums.safetensors was left by another pass \({what} differ\): delete it"):
+            collect(a, other, data, **{"batch_size": 20, "resume": path, "progress": False} | options)
+    assert path.read_bytes() == before
+    path.write_bytes(before[:-10])
+    with pytest.raises(ValueError, match="damaged"): collect(a, b, Breaking(None), batch_size=20, resume=path, progress=False)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    "Before the pass has begun an error; later a warning, and the pass goes on."
+    a, b, saves = small(0), small(1), []
+    monkeypatch.setattr(layers_module, "SHARD", 2)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write"): collect(a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "file" / "sums", progress=False)
+    def full(path, *args, **about):
+        saves.append(about["batch"])
+        if len(saves) == 2: raise OSError(f"cannot write {path}: No space left on device")
+        save_tensors(path, *args, **about)
+    monkeypatch.setattr(layers_module, "save_tensors", full)
+    with pytest.warns(SubmatchWarning, match="No space left.*The pass goes on"): found = collect(a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "sums", progress=False)
+    assert saves == [1, 2, 4] and same(found, collect(a, b, DIGITS[:100], progress=False))
+
+
+def test_a_generator_is_skipped_batch_by_batch(tmp_path):
+    a, b, path = small(0), small(1), tmp_path / "sums"
+    def data(fail):
+        for i, batch in enumerate(DIGITS[:100].split(20)):
+            if fail and i == 3: raise RuntimeError("midway")
+            yield batch
+    with pytest.raises(RuntimeError): collect(a, b, data(True), resume=path, progress=False)
+    assert same(collect(a, b, data(False), resume=path, progress=False), collect(a, b, DIGITS[:100], progress=False))
+
+
+def test_progress(capsys):
+    collect(small(0), small(1), DIGITS[:100], batch_size=25)
+    assert re.search(r"collecting: 100%.*100/100 \[\d\d:\d\d<00:00, +[\d.]+k? inputs/s\]", capsys.readouterr().err)
+
+
+# names and neurons in other people's models
+
+def test_patterns_and_mixed_lists():
+    model = resnet()
+    assert layer_names(model, "layer3.*.relu") == ["layer3.0.relu", "layer3.1.relu"]
+    assert layer_names(model, ["layer3.?.conv1", "linear", "layer4.1.relu:1", "layer4.1.re*:1"]) == ["layer3.0.conv1", "layer3.1.conv1", "fc", "layer4.1.relu:1"]
+    with pytest.raises(KeyError, match=r"no layer 'layer9.\*' in ResNet"): layer_names(model, "layer9.*")
+    with pytest.raises(KeyError, match=r"no module of kind 'conv' in Linear.*its layers: none"): layer_names(nn.Linear(2, 2), "conv")
+    a, b = resnet(0), resnet(1)
+    assert len(collect(a, b, IMAGES[:4], progress=False)) == 17 and len(collect(a, b, IMAGES[:4], "layer?.*.relu", progress=False)) == 16
+    assert list(collect(a, b, IMAGES[:4], [("layer1.*.conv1", "layer1.*.conv2")], progress=False)) == ["layer1.0.conv1 ~ layer1.0.conv2", "layer1.1.conv1 ~ layer1.1.conv2"]
+
+
+class Functional(nn.Module):
+    "Two activations of which one is a module."
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.act = nn.Linear(64, 8), nn.Linear(8, 8), nn.ReLU()
+
+    def forward(self, x): return nn.functional.gelu(self.two(self.act(self.one(x)))).relu()
+
+
+def test_functional_activations_are_said_to_be_missing():
+    a, b, x = Functional(), Functional(), DIGITS[:40].flatten(1)
+    with pytest.warns(SubmatchWarning) as caught: found = collect(a, b, x, progress=False)
+    for w, which in zip(caught, ("first", "second"), strict=True):
+        assert re.match(rf"the {which} network: some activations.*not collected: those in the model itself \(2\). Name these", str(w.message))
+    assert list(found) == ["act"] and hooks(a) == hooks(b) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collect(a, b, x, ["act", "two"], progress=False)
+        collect(resnet(0), resnet(1), IMAGES[:4], progress=False)
+    with pytest.raises(KeyError, match=r"no module of kind 'relu' in Sequential.*kinds that it has: linear \(1\), all \(1\)"): layer_names(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_convolutions_in_one_dimension():
+    "Channels of a convolution and of what follows it, features of a linear layer, though both have three axes."
+    model = lambda: nn.Sequential(nn.Conv1d(8, 5, 3), nn.ReLU(), nn.Conv1d(5, 7, 1), nn.BatchNorm1d(7), nn.GELU(), nn.Linear(6, 4), nn.ReLU())
+    a, b, x = model(), model(), DIGITS[:50, 0]
+    collected = collect(a, b, x, "all", progress=False)
+    assert collected.neurons == {"0": "channel", "1": "channel", "2": "channel", "3": "channel", "4": "channel", "5": "feature", "6": "feature"}
+    assert collected["1"].n_x == 5 and collected["1"].count == 50 * 6 and collected["6"].n_x == 4 and collected["6"].count == 50 * 7
+    chosen = collect(a, b, x, ["1", "6"], neurons={"1": "feature", "6": "unit"}, progress=False)
+    assert chosen.neurons == {"1": "feature", "6": "unit"} and (chosen["1"].n_x, chosen["6"].n_x, chosen["6"].count) == (6, 28, 50)
+    with pytest.raises(ValueError, match="a neuron is one of unit, channel, feature, not 'pixel'"): collect(a, b, x, "all", neurons="pixel", progress=False)
+
+
+def test_identical_neurons_are_remembered():
+    "Over batches in which they are silent, too; and no longer when one sample tells them apart."
+    net = nn.Sequential(nn.Linear(64, 6), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight[3], net[0].bias[3] = net[0].weight[1], net[0].bias[1]
+        net[0].weight[4:6], net[0].bias[4:6] = 0, -1
+    other, x = nn.Sequential(nn.Linear(64, 6), nn.ReLU()), DIGITS[:90].flatten(1)
+    assert collect(net, other, x, batch_size=30, progress=False)["1"].alike.tolist() == [0, 1, 2, 1, *range(4, 12)]
+    groups = torch.zeros(4, dtype=torch.int64)
+    for Z in (torch.tensor([[1., 1], [1, 1], [0, 0], [0, 0]]), torch.zeros(4, 2), torch.tensor([[0., 2], [0, 2], [1, 1], [0, 0]])): groups = layers_module._still_alike(groups, Z.double())
+    assert groups.tolist() == [0, 0, 2, 3]
+
+
+def test_compiled_and_wrapped_models():
+    a, b = small(0), small(1)
+    plain = collect(a, b, DIGITS[:40], progress=False)
+    compiled = torch.compile(small(0), backend="eager")
+    compiled(DIGITS[:2])
+    assert layer_names(compiled) == ["1", "3", "6"]
+    with capture(compiled, "relu") as outputs: compiled(DIGITS[:2])
+    assert list(outputs) == ["1", "3", "6"]
+    inner = small(1)
+    inner[2] = torch.compile(inner[2], backend="eager")
+    assert same(collect(compiled, nn.DataParallel(inner), DIGITS[:40], progress=False), plain)
+    assert layer_names(inner, "conv") == ["0", "2"]
+
+
+def test_autocast_and_mixed_precision():
+    a, b = small(0), small(1)
+    plain = collect(a, b, DIGITS[:60], progress=False)
+    with torch.autocast("cpu", torch.bfloat16): mixed = collect(a, b, DIGITS[:60], progress=False)
+    assert same(mixed, plain, 0.03) and not same(mixed, plain, 1e-5) and not torch.is_autocast_enabled("cpu")
+
+
+def test_batches_of_another_size():
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small()
+        def forward(self, x): return self.net(x[::2])
+    with pytest.raises(ValueError, match=r"layer '1 ~ net.1', batch 0: the samples differ: outputs of shape \(8, .* in the first network and \(4,"):
+        collect(small(), Half(), DIGITS[:8], [("1", "net.1")], progress=False)
+
+
+def test_preprocessing_of_each_network():
+    a, b = small(0), small(1)
+    halved = collect_all({"a": a, "b": b}, DIGITS[:40] * 2, progress=False, preprocess={"a": lambda x: x / 2, "b": lambda x: x / 2})["a", "b"]
+    assert same(halved, collect(a, b, DIGITS[:40], progress=False))
+    assert same(collect(a, b, [(DIGITS[:40], 0)], progress=False, preprocess=lambda batch: batch[0]), halved)
+
+
+def test_models_that_are_none():
+    for models, error, match in ((small(), TypeError, "models must be a list"), ([small()], ValueError, "two networks or more, not 1"), ({"a": small(), "b": 3}, TypeError, "Module, not int")):
+        with pytest.raises(error, match=match): collect_all(models, DIGITS[:4], progress=False)
+
+
+# real models
+
+def pair(make):
+    nets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        nets.append(make())
+    return nets
+
+
+def test_torchvision_transformer():
+    nets = pair(lambda: VisionTransformer(image_size=32, patch_size=16, num_layers=2, num_heads=12, hidden_dim=768, mlp_dim=3072, num_classes=10))  # the first layers of vit_b_16
+    collected = collect(*nets, IMAGES[:8], ["conv", "encoder.layers.*.ln_1", "encoder.layers.encoder_layer_1.mlp.1"], progress=False)
+    assert {k: collected.neurons[k] for k in ("conv_proj", "encoder.layers.encoder_layer_0.ln_1", "encoder.layers.encoder_layer_1.mlp.1")} == {
+        "conv_proj": "channel", "encoder.layers.encoder_layer_0.ln_1": "feature", "encoder.layers.encoder_layer_1.mlp.1": "feature"}
+    assert [m.count for m in collected.values()].count(8 * 5) == len(collected) - 1 and collected["conv_proj"].count == 8 * 4
+
+
+def test_torchvision_with_in_place_successors():
+    "Batch-normalised VGG: the batch norm's outputs are rectified in place by the next module."
+    nets = pair(lambda: make_layers(cfgs["D"], batch_norm=True)[:7])  # the first layers of vgg16_bn
+    found = collect(*nets, IMAGES[:6], ["1", "2"], progress=False)
+    with evaluating(*nets), capture(nets[0], ["1"]) as a, capture(nets[1], ["1"]) as b: nets[0](IMAGES[:6]), nets[1](IMAGES[:6])
+    assert same({"1": found["1"]}, {"1": Moments(as_matrix(a["1"])[0], as_matrix(b["1"])[0])}) and (a["1"] < 0).any()
+    assert hooks(nets[0]) == hooks(nets[1]) == 0
+
+
+def test_torchvision_channels_last():
+    "A Swin transformer has its features last, a ConvNeXt its channels first and in its blocks last."
+    nets = pair(lambda: convnext_tiny(num_classes=10).features[:2])
+    collected = collect(*nets, IMAGES[:8], ["0.0", "1.0.block.0", "1.0.block.4", "1.0"], progress=False)
+    assert list(collected.neurons.values()) == ["channel", "channel", "feature", "channel"]
+    assert [m.n_x for m in collected.values()] == [96, 96, 384, 96] and {m.count for m in collected.values()} == {8 * 64}
+
+
+def test_timm():
+    timm = pytest.importorskip("timm", reason="no timm: pip install timm to test its models")
+    nets = pair(lambda: timm.create_model("resnet10t", num_classes=10)) + pair(lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=10))
+    collected = collect(*nets[:2], IMAGES[:8], progress=False)
+    assert len(collected) > 8 and set(collected.neurons.values()) == {"channel"} and collected["layer1.0.act1"].count == 8 * 64
+    mixed = collect(nets[0], nets[2], IMAGES[:8], [("layer2.0.act1", "blocks.1.mlp.act")], positions="mean", progress=False)
+    assert mixed.neurons == {"layer2.0.act1 ~ blocks.1.mlp.act": "channel ~ feature"} and mixed["layer2.0.act1 ~ blocks.1.mlp.act"].count == 8
+
+
+def test_transformers():
+    "Dict batches with more than the model takes, outputs that are dataclasses, activations of the library's own classes."
+    transformers = pytest.importorskip("transformers", reason="no transformers: pip install transformers to test its models")
+    config = transformers.BertConfig(vocab_size=17, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, max_position_embeddings=64)
+    nets = pair(lambda: transformers.BertModel(config))
+    tokens = (DIGITS[:30, 0].flatten(1) * 16).long()
+    data = [{"input_ids": t, "attention_mask": torch.ones_like(t), "digit": 3} for t in tokens.split(10)]
+    collected = collect(*nets, data, progress=False)
+    assert list(collected) == [f"encoder.layer.{i}.intermediate.intermediate_act_fn" for i in (0, 1)] and set(collected.neurons.values()) == {"feature"}
+    assert all(m.count == 30 * 64 and m.n_x == 40 for m in collected.values())
+    whole = collect(*nets, data, ["encoder"], progress=False)["encoder"]
+    with evaluating(*nets): X, Y = (torch.cat([net(input_ids=t).last_hidden_state for t in tokens.split(10)]) for net in nets)
+    assert same({"encoder": whole}, {"encoder": Moments(X.flatten(0, 1), Y.flatten(0, 1))}, 1e-4)
