@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from exact import critical2, critical2_wide
+from exact import critical2, critical2_wide, integers, residuals2
 from instances import KINDS, make
 from submatch_nb.explorer import demo_comparison
-from submatch_nb.maximum import Profile, bars_from_gram, bars_from_root, epsilon_profile, maximum_match
-from submatch_nb.neurons import Moments, Sides, digits_layers
+from submatch_nb.maximum import Profile, bars_from_gram, bars_from_root, epsilon_profile, maximum_match, residual2_steps
+from submatch_nb.neurons import UNIT, Moments, Sides, digits_layers
 from submatch_nb.paper import Results
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
@@ -128,6 +128,59 @@ def test_bars_hold_what_errors_can_do_at_worst_and_hardly_more(k, error):
         off[k] += error * signs
         low, high = (b.numpy()[:, 0] for b in bars_from_root(torch.as_tensor(off), k, error, 0.0))
         assert (low <= true).all() and (true <= high).all() and (angle or high[k] < 9 * (k + 1) * error)
+
+
+def kahan(k, angle):
+    "k unit columns, the first two an angle apart, each further one nearer the span of those before it (Kahan 1966)."
+    return np.sin(angle) ** np.arange(k)[:, None] * (np.eye(k) - np.cos(angle) * np.triu(np.ones((k, k)), 1))
+
+
+@pytest.mark.parametrize("error", [1e-4, 1e-5, 1e-8])
+@pytest.mark.parametrize("k, angles", [(2, np.logspace(0, -8, 33)), (8, (1.3, 1, 0.7, 0.5, 0.4))], ids=["two", "eight"])
+def test_bars_hold_where_neurons_nearly_depend_on_one_another(k, angles, error):
+    "And the other is in the direction in which they hardly differ, turned out of their span or not: there errors do most."
+    for angle in angles:
+        own = kahan(k, angle)
+        U, s, V = np.linalg.svd(own)
+        reach = np.array([1, *(np.hypot(1, np.linalg.norm(np.linalg.pinv(own[:, :j]))) for j in range(1, k + 1))])
+        signs = np.r_[np.sign(V[-1]), -1]
+        for tilt in (0, 10 * error, 0.5):
+            F = np.block([[own, np.cos(tilt) * U[:, -1:]], [np.zeros((1, k)), np.sin(tilt)]])
+            true = np.array([*on_the_first(F)[:-1], np.sin(tilt)])
+            for sign in (1, -1, 0):
+                G, off = F.T @ F + sign * error * np.outer(signs, signs), F + sign * error * signs * np.eye(k + 1)[:, -1:]
+                for low, high in (bars_from_gram(torch.as_tensor(G[:k, :k]), torch.as_tensor(G[:k, k:]), error), bars_from_root(torch.as_tensor(off), k, error, 0.0)):
+                    low, high = low.numpy()[:, 0], high.numpy()[:, 0]
+                    assert (0 <= low).all() and (low <= true + 1e-14).all() and (true <= high + 1e-14).all() and (high <= 1).all()
+                narrow = (error * reach < 0.001) & (true > 0.4)
+                assert ((high - low)[narrow] < 12 * error * (k + 1) ** 0.5 * reach[narrow]).all() and narrow[:2].all() >= (tilt == 0.5)
+        copy = np.c_[own, own[:, 0]]
+        low, high = (b.numpy()[:, 0] for b in bars_from_root(torch.as_tensor(copy), k, error, 0.0))
+        assert (low[1:] == 0).all() and (high[1:] < 9 * (k + 1) * error).all()  # of a copy little is left, however near the others are
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 5, 30])
+def test_bars_hold_what_is_exact_where_all_errors_are_rounding(k):
+    "Neurons in general position, and so near one another that digits are lost."
+    for near in (1, 1e-2, 1e-4, 1e-6):
+        rng = np.random.default_rng(k)
+        F = rng.normal(size=(k + 3, k + 2))
+        F[:, :k] = F[:, -1:] + near * F[:, :k]
+        F /= np.linalg.norm(F, axis=0)
+        G = F.T @ F
+        np.fill_diagonal(G, 1)
+        whole, Z = np.array([[int(Fraction(g) * 2**80) for g in row] for row in G.tolist()], object), integers(F)
+        for gram, bars in ((whole, bars_from_gram(torch.as_tensor(G[:k, :k]), torch.as_tensor(G[:k, k:]), 0.0)), (Z.T @ Z, bars_from_root(torch.as_tensor(F), k, 4 * UNIT, 0.0))):
+            for j, (low, high) in enumerate(zip(*(b.tolist() for b in bars))):
+                for r2, a, b in zip(residuals2(gram, list(range(j)), [k, k + 1]), low, high): assert Fraction(a) ** 2 <= r2 <= Fraction(b) ** 2
+            assert near < 1 or (bars[1] - bars[0]).max() < 1e-12 * (k + 1)
+
+
+def test_where_neurons_cannot_be_factored_nothing_is_left_of_others():
+    own, cross = torch.tensor([[1, 0.5, 0.5, 0], [0.5, 1, 1, 0], [0.5, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.float64), torch.tensor([[0.5, 0], [0, 0.5], [0, 0.5], [0.5, 0.5]], dtype=torch.float64)
+    steps = residual2_steps(own, cross, -1e-9)
+    assert torch.equal(steps[:3], residual2_steps(own[:2, :2], cross[:2], -1e-9)) and (steps[0] == 1 - 1e-9).all() and (steps[2] > 0.5).all() and not steps[3:].any()
+    assert (residual2_steps(own, cross, 1e-9) > 0.3).all() and torch.equal(own.diagonal(), torch.ones(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("k", [1, 3])
