@@ -164,7 +164,7 @@ def test_train_keeps_to_its_arguments(trained, folder):
     for path, seed in zip(trained, (3, 8)):
         about = load_checkpoint(path).about
         assert (about["seed"], about["epoch"], about["data"], about["shape"], about["classes"]) == (seed, 3, folder.name, [3, 8, 8], 2)
-        assert about["recipe"] == {"epochs": 3, "rate": 0.02, "batch": 16, "momentum": 0.9, "decay": 5e-4}
+        assert about["recipe"] == {"epochs": 3, "rate": 0.02, "batch": 16, "momentum": 0.9, "decay": 5e-4, "schedule": "steps"}
 
 
 def test_compare_is_compare(trained, folder, tmp_path, capsys):
