@@ -257,6 +257,8 @@ def test_where_squaring_costs_digits_an_r_factor_is_held():
     extreme, plain = held(1e200 * Z[:, :3], 1e-200 * Z[:, 3:]), Moments(Z[:, :3] / np.linalg.norm(Z[:, :3], axis=0), Z[:, 3:] / np.linalg.norm(Z[:, 3:], axis=0), root=True)
     assert extreme.route == "root" and extreme.error == plain.error + 5 * UNIT
     np.testing.assert_allclose(extreme.gram, plain.gram, atol=1e-14)
+    tall = Moments(*(torch.as_tensor(Z) / torch.as_tensor(Z).norm(dim=0) for Z in (np.c_[far, pair(0)], one)), root=True)
+    assert 0.9 * tall.error < held(np.c_[far, pair(0)], one).error - 5 * UNIT < 1.1 * tall.error
 
 
 def test_what_counts_as_0_is_what_is_known():
@@ -326,11 +328,15 @@ def test_small_pivots_are_factored_afresh(monkeypatch):
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(2, 40, 8))
     X[:, 1] = X[:, 0] + 1e-7 * rng.normal(size=40)
-    peel, *_ = start(X, Y)
-    for i in (3, 0, 9, 1): peel.remove(peel.ids == i)
-    assert len(afresh) > 1
-    rest = [2, 4, 5, 6, 7]
-    np.testing.assert_allclose(peel.residual2()[peel.ids >= 8][peel.alive[peel.ids >= 8]], fresh_residual2(X[:, rest], Y[:, [0, *range(2, 8)]]), atol=1e-12)
+    for spare in (X[:, :0], 2 * X[:, 4:5], X[:, 1:2] + X[:, 5:6]):  # none, one that stays out, and one that takes a place when digits have gone
+        A = np.c_[X, spare]
+        n = A.shape[1]
+        peel, *_ = start(A, Y)
+        afresh.clear()
+        for i in (3, 0, n + 1, 1): peel.remove(peel.ids == i)
+        assert afresh
+        rest = [2, *range(4, n)]
+        np.testing.assert_allclose(peel.residual2()[peel.ids >= n][peel.alive[peel.ids >= n]], fresh_residual2(A[:, rest], Y[:, [0, *range(2, 8)]]), atol=1e-12)
 
 
 @pytest.mark.parametrize("block", [1, 3, 32])
