@@ -10,7 +10,7 @@ from exact import critical2, critical2_wide, integers, residuals2
 from instances import KINDS, make
 from submatch_nb.explorer import demo_comparison
 from submatch_nb.maximum import Profile, bars_from_gram, bars_from_root, epsilon_profile, maximum_match, residual2_steps
-from submatch_nb.neurons import UNIT, Moments, Sides, digits_layers
+from submatch_nb.neurons import TOLERANCE, UNIT, Moments, Sides, digits_layers
 from submatch_nb.paper import Results
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
@@ -260,7 +260,7 @@ def test_near_copies_are_resolved_by_the_root_only():
 def test_a_tie_is_undecided():
     "r(x | y) = 4/5 exactly; float64 has no 4/5."
     profile = epsilon_profile([[3.0], [4]], [[1.0], [0]])
-    for epsilon, open_ in ((0.8, 1), (0.8 - 1e-9, 0), (0.8 + 1e-9, 0)): assert [len(s) for s in profile.undecided(epsilon)] == [open_, open_]
+    for epsilon, open_ in ((0.8, 1), (0.8 * (1 - TOLERANCE / 2), 1), (0.8 - 1e-9, 0), (0.8 + 1e-9, 0)): assert [len(s) for s in profile.undecided(epsilon)] == [open_, open_]  # in by tolerance: not decided
     with pytest.raises(ValueError, match="epsilon is 1"): profile.undecided(1)
 
 
@@ -279,6 +279,7 @@ def test_dead_neurons_are_never_undecided():
 
 
 def test_a_profile_without_brackets_knows_nothing():
+    assert Profile([0], [1], 10).x.dtype == Profile([0], [1], 10).y.dtype == float
     profile = Profile([0.2, np.inf], [0.3], 10)
     assert profile.lower.x.tolist() == [0, np.inf] and profile.upper.x.tolist() == [1, np.inf] and profile.undecided(0.5).x.tolist() == [0] and profile.route == ""
 

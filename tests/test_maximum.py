@@ -200,6 +200,7 @@ def test_mixing_by_an_orthogonal_matrix_keeps_everything():
     X, _ = make("gaussian", 3)
     mixed = X @ np.linalg.qr(np.random.default_rng(0).normal(size=(X.shape[1],) * 2))[0]
     assert max_match_similarity(X, mixed, 1e-9) == 1 == max_match_similarity(Moments(X, mixed), epsilon=1e-5)
+    for first in ((X, mixed), (Moments(X, mixed),)): assert not epsilon_profile(*first).breakpoints.any()  # what counts as 0 is 0
 
 
 def test_removal_order_does_not_matter():
@@ -552,6 +553,7 @@ def test_critical_values_nearer_than_the_tolerance_are_one():
         X, Y = np.zeros((2, 4, 2))
         X[:2, 0], X[2:, 1], Y[0, 0], Y[2, 1] = pair(0.6), pair(0.6 + apart), 1, 1
         assert len(epsilon_profile(X, Y).breakpoints) == count
+    assert epsilon_profile([[1], [0]], [[1e-7], [1]]).x.tolist() == [1]  # 1 - 1e-14, squared: in no match
 
 
 def test_the_profile_is_asked_only_where_rounds_decide_nothing(monkeypatch):
