@@ -290,10 +290,10 @@ def public(path):
     return path.split(".")[2] in submatch_nb.__all__
 
 def finish(app, page, template, context, doctree):
-    "A list of references without a role that its entries do not fit; each figure in a box that the theme lets the keyboard scroll."
+    "A list of references without a role that its entries do not fit; each figure in a box that the keyboard can scroll (the theme takes those that fit out of its way)."
     if "body" not in context: return
     body = context["body"].replace('<div role="list" class="citation-list">', '<div class="citation-list">')
-    context["body"] = re.sub(r'<img alt="Figure: [^>]*>', r'<div class="output">\g<0></div>', body)
+    context["body"] = re.sub(r'<img alt="Figure: [^>]*>', r'<div class="output" tabindex="0">\g<0></div>', body)
 
 def setup(app):
     import conf
