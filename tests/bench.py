@@ -66,6 +66,7 @@ def clock(f, *args, **kwargs):
     "Seconds and the result, whatever the device still has to do included."
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
+    time.sleep(0.1)  # the threads of NumPy's and of torch's BLAS go on spinning for a while, and would stand in each other's way
     begin = time.perf_counter()
     result = f(*args, **kwargs)
     wait()
