@@ -56,6 +56,8 @@ def test_shares_of_batches_and_loaders():
 PROGRAM = textwrap.dedent("""
     import json, sys, torch, torch.distributed as dist
     from pathlib import Path
+    from torch.utils.data import Dataset
+    from submatch_nb import layers as collecting
     from submatch_nb.comparison import compare
     from submatch_nb.layers import Sampled, collect_all, collect_distributed, processes, share
     from submatch_nb.networks import build, load_data
@@ -92,6 +94,22 @@ PROGRAM = textwrap.dedent("""
         try: collect_distributed(two, data, layers, progress=False)
         except ValueError as error: (out / f"{size}.errors.{rank}").open("a").write(f"{error}\\n")
     keep("after", collect_distributed(two, images[:50], layers, progress=False))
+
+    class Breaking(Dataset):
+        at = 280  # in the last share
+        def __len__(self): return 301
+        def __getitem__(self, i):
+            if i >= self.at: raise OSError("the disk went away")
+            return images[i]
+
+    collecting.SHARD, seen, options = 2, [], dict(batch_size=20, progress=False, resume=out / f"{size}.sums")
+    try: collect_distributed(two, Breaking(), layers, **options)
+    except (OSError, ValueError) as error: (out / f"{size}.interrupted.{rank}").write_text(f"{type(error).__name__}: {error}")
+    Breaking.at = 301
+    handle = two["p"].register_forward_pre_hook(lambda *_: seen.append(1))
+    keep("resumed", collect_distributed(two, Breaking(), layers, **options))
+    handle.remove()
+    (out / f"{size}.seen.{rank}").write_text(str(len(seen)))
     dist.destroy_process_group()
 """)
 
@@ -116,7 +134,7 @@ LAYERS = ["conv1_1.relu", "fc2.relu"]
     *((n, "plain", NETWORKS, IMAGES[:301], {}) for n in (2, 4)),
     *((n, name, TWO, data, options) for n in (2, 4) for name, data, options in (
         ("exact", IMAGES[:301], {"precision": "exact"}), ("sampled", IMAGES[:203], {"positions": Sampled(150, 2, 1)}), ("few", IMAGES[:50], {"positions": Sampled(3, 2, 1)}),
-        ("cross", IMAGES[:3], {"cross": True, "positions": "pooled"}), ("batches", IMAGES[:150], {}), ("after", IMAGES[:50], {}))),
+        ("cross", IMAGES[:3], {"cross": True, "positions": "pooled"}), ("batches", IMAGES[:150], {}), ("after", IMAGES[:50], {}), ("resumed", IMAGES[:301], {}))),
 ])
 def test_many_processes_give_what_one_gives(collected, n, name, networks, data, options):
     expected = collect_all(networks, data, LAYERS, progress=False, **options)
@@ -163,6 +181,17 @@ def test_an_error_in_one_share_is_an_error_in_all(collected, n):
         nan, *empty = (collected / f"{n}.errors.{rank}").read_text().splitlines()
         assert re.search(r"layer 'conv1_1.relu'.*is nan", nan) and (f"process {n - 1}: " in nan) == (rank < n - 1)
         assert len(empty) == 2 and all("no batch" in line for line in empty)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_an_interrupted_pass_resumes_in_every_process(collected, n):
+    "The process whose data broke goes on from its last whole shard; what it left is gone at the end."
+    for rank in range(n):
+        error = (collected / f"{n}.interrupted.{rank}").read_text()
+        assert error.startswith("OSError: " if rank == n - 1 else f"ValueError: process {n - 1}: ") and "the disk went away" in error
+    batches, done = -(-len(share(IMAGES[:301], n - 1, n)) // 20), (280 - 301 * (n - 1) // n) // 20
+    assert int((collected / f"{n}.seen.{n - 1}").read_text()) == 1 + batches - done and done > 0, "the first batch, to know the pass by, and what was not yet added"
+    assert not list(collected.glob(f"{n}.sums*"))
 
 
 # the command line
