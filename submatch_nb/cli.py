@@ -28,7 +28,7 @@ from .networks import ARCHITECTURES, build, load_checkpoint, load_data, recipe_f
 from .layers import KINDS, POSITIONS, processes, together
 from .comparison import EPSILONS, Comparison, Comparisons, _collect, compare_activations, holds, load_checkpoints
 from .explorer import save_html
-from .paper import configs, load_config, reproduce
+from .paper import configs, read_config, reproduce
 
 # %% ../nbs/12_command_line.ipynb #dfe9fbdd
 def _writable(
@@ -354,7 +354,7 @@ def _add_explore(commands):
     parser.add_argument("comparison", metavar="COMPARISON", help="comparison.safetensors, or any file that Comparison.save wrote")
 
 def _add_reproduce(commands):
-    known = "; ".join(f"{name}: {load_config(name).about}" for name in configs())
+    known = "; ".join(f"{name}: {read_config(name)[1]['about']}" for name in configs())
     parser = _command(commands, "reproduce", reproduce_config, "run an experiment of the paper: train, collect, match, draw", "CONFIG")
     parser.add_argument("config", metavar="CONFIG", help=f"{known}; or FILE.toml, a file of your own")
     parser.add_argument("--data", metavar="FOLDER", help="a folder of images in place of the config's data")
