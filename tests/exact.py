@@ -77,3 +77,13 @@ def critical2_wide(X, Y):
         column = (h[:, p] << BITS) // h[p, p]
         C[side], H[side] = c - (np.outer(column, c[p]) >> BITS), h - (np.outer(column, h[p]) >> BITS)
     return critical
+
+
+def assert_bound_holds(moments, Z, rng):
+    "What `Moments` says of its R factor is so, for random and for nearly cancelling combinations of neurons, in exact fractions."
+    length = np.linalg.norm(Z, axis=0)
+    scale = 1 / np.where(length > 0, length, 1)
+    square = lambda M, w: float(sum(sum(Fraction(a) * Fraction(b) for a, b in zip(row, w.tolist())) ** 2 for row in M.tolist()))
+    for w in (*(rng.normal(size=(3, len(scale))) * scale), np.linalg.svd(Z * scale)[2][-1] * scale):
+        true, held = (square(M, w) ** 0.5 for M in (Z, moments.root.numpy()))
+        assert abs(true - held) <= (moments.skew * held + moments.error * (np.abs(w) * length).sum()) * (1 + 1e-6)

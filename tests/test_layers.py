@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -12,7 +13,10 @@ from torchvision.models import VisionTransformer, convnext_tiny, resnet18, vgg11
 from torchvision.models.vgg import cfgs, make_layers
 
 import submatch_nb.layers as layers_module
-from submatch_nb.layers import Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names
+from exact import assert_bound_holds
+from instances import KINDS, make
+from submatch_nb.layers import _Roots, Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names
+from submatch_nb.maximum import epsilon_profile
 from submatch_nb.neurons import Moments, SubmatchWarning, save_tensors
 
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
@@ -234,6 +238,67 @@ def test_precision_and_routes():
     few = collect(a, b, DIGITS[:9], ["6"], progress=False)["6"]  # fewer samples than neurons: the activations themselves
     assert few.route == "root" and few.error == few.skew == 0 and len(few.root) == 9
     with pytest.raises(ValueError, match="precision is 'high'"): collect(a, b, DIGITS, precision="high")
+
+
+def stretched(Z, rng):
+    "Each neuron in the first few samples silent, or on a scale of its own."
+    return np.concatenate([Z[:16] * rng.choice([0, 1, 1, 10 ** rng.uniform(-9, 3)], Z.shape[1]), Z[16:]])
+
+
+def grown_apart(Z, rng):
+    "The first neuron is a near copy of the second in the first few samples, and itself afterwards."
+    Z = Z.copy()
+    Z[:16, 0] = Z[:16, -1] * (1 + 10 ** rng.uniform(-16, -3) * rng.normal(size=len(Z[:16])))
+    return Z
+
+
+def streamed(layers):
+    "The moments of two layers whose samples come in by sixes, and how many chunks were substituted, of those that had a root to be substituted in."
+    roots, tried = _Roots(*(layer.shape[1] for layer in layers), "cpu"), []
+    follow = roots.follow
+    def noted(Z, room):
+        ready, before, gram, root = len(roots.root) == len(Z), Z.clone(), roots.gram.clone(), roots.root
+        followed = follow(Z, room)
+        if ready: tried.append(followed)
+        assert torch.equal(Z, before) and (followed or torch.equal(gram, roots.gram) and root is roots.root)
+        return followed
+    roots.follow = noted
+    for parts in zip(*(torch.as_tensor(layer)[:, :, None].split(6) for layer in layers)): roots.add(parts)
+    return roots.moments(), tried
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    "Chunks of four samples: the first sixteen of eight neurons are factored."
+    monkeypatch.setattr(layers_module, "CHUNK", 4), monkeypatch.setattr(layers_module, "ROOM", 0)
+
+
+@pytest.mark.parametrize("change", [lambda Z, rng: Z, stretched, grown_apart], ids=["alike", "stretched", "grown_apart"])
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+def test_an_r_factor_of_samples_that_come_in_is_within_its_own_bound(short_chunks, kind, change, seed):
+    rng = np.random.default_rng(seed)
+    layers = [change(np.concatenate([Z[:, :4]] * 2), rng) for Z in make(kind, seed)]
+    moments, whole = streamed(layers)[0], Moments(*layers, root=True)
+    assert moments.error < 1e-12 and moments.skew < 1e-11 and moments.count == whole.count
+    assert torch.equal(moments.alike, whole.alike) and torch.allclose(moments.gram, whole.gram, rtol=1e-9, atol=1e-9 * float(whole.square.max()))
+    assert_bound_holds(moments, np.concatenate(layers, 1), rng)
+
+
+def test_samples_are_substituted_where_that_loses_nothing_and_factored_where_it_would(short_chunks):
+    rng = np.random.default_rng(0)
+    layers = [rng.normal(size=(400, 4)) for _ in range(2)]
+    assert all(streamed(layers)[1]), "like the first ones"
+    layers[0][:, 1] = layers[0][:, 0] + 1e-9 * rng.normal(size=400)
+    moments, tried = streamed(layers)
+    assert all(tried) and epsilon_profile(moments).route == "root", "neurons that nearly depend on each other"
+    for side in "xy": np.testing.assert_allclose(getattr(epsilon_profile(moments), side), getattr(epsilon_profile(Moments(*layers, root=True)), side), rtol=1e-6)
+    for what in (0, 1e-6):
+        late = [Z.copy() for Z in layers]
+        late[1][:40, 2] *= what
+        tried = streamed(late)[1]
+        assert not all(tried[:50]) and all(tried[-50:]), "a neuron that is silent, or nearly, at first"
 
 
 def test_vgg_relu_layers():
