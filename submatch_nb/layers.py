@@ -917,26 +917,8 @@ def _networks(models, entries, preprocess) -> list[_Network]:
 class NoBatch(ValueError):
     "The data hold nothing."
 
-def collect_all(
-    models,          # two networks or more: a list, or a dict name -> `nn.Module`
-    data,            # a `DataLoader`, a `Dataset`, a tensor or array of inputs, or an iterable of batches
-    layers="relu",   # a kind ("relu", "conv", "linear", "all"), a name, a pattern ("layer3.*.relu"), or a list of these and of tuples with a name for each network; "cross": every "relu" layer with every other
-    batch_size=128,  # inputs in a batch, where `data` does not come in batches
-    progress=True,   # show a progress bar
-    precision="auto",  # "auto": second moments, or an R factor for layers that need it; "exact": an R factor for every layer
-    positions="all",  # which samples of a layer with positions: "all", "mean" over them, "pooled" to the smaller of two grids, "sampled" as in the paper, or `Sampled(count, draws, seed)`
-    neurons=None,    # what a neuron is: "unit", "channel", "feature", or a dict pattern -> one of these; None: as `capture` finds it
-    cross=False,     # every layer of one network with every layer of the other
-    preprocess=None, # called with each batch, gives the one that goes to the network; or a dict name -> such a function
-    resume=None,     # file for the sums so far; if it is there, the pass goes on from it; deleted at the end
-) -> dict:           # (name, name), the earlier first -> `Collected`
-    """The joint second moments of every layer in every pair of networks, in one pass over the data, each network run once on each batch.
-
-    Memory does not depend on the amount of data. The models run in evaluation mode without gradients and are left as they were. A layer is
-    called by its name, a pair of different names "conv1 ~ stem.0", the further calls of a module "relu:1", ... `.route` of each `Moments` says how it was summed.
-    Raises KeyError for an unknown layer, listing the ones there are; ValueError, naming the layer, for activations that are not finite, for samples that
-    differ between the networks, and for data without a batch.
-    """
+def _collect_all(models, data, layers, batch_size, progress, precision, positions="all", neurons=None, cross=False, preprocess=None, resume=None):
+    "`collect_all`, which leaves the file with the sums."
     if precision not in ("auto", "exact"): raise ValueError(f'precision is {precision!r}: use "auto" or "exact"')
     for kind in neurons.values() if isinstance(neurons, Mapping) else [neurons] if neurons else []:
         if kind not in NEURONS: raise ValueError(f"a neuron is one of {', '.join(NEURONS)}, not {kind!r}")
@@ -961,7 +943,29 @@ def collect_all(
             if resume and (held.batch == 1 or held.batch % SHARD == 0): _keep(held, resume, options)
             bar.update(held.done - bar.n)
     if not held: raise NoBatch("the data holds no batch; note that a generator can be read only once, a DataLoader again and again")
-    collected = held.collected()
+    return held.collected()
+
+def collect_all(
+    models,          # two networks or more: a list, or a dict name -> `nn.Module`
+    data,            # a `DataLoader`, a `Dataset`, a tensor or array of inputs, or an iterable of batches
+    layers="relu",   # a kind ("relu", "conv", "linear", "all"), a name, a pattern ("layer3.*.relu"), or a list of these and of tuples with a name for each network; "cross": every "relu" layer with every other
+    batch_size=128,  # inputs in a batch, where `data` does not come in batches
+    progress=True,   # show a progress bar
+    precision="auto",  # "auto": second moments, or an R factor for layers that need it; "exact": an R factor for every layer
+    positions="all",  # which samples of a layer with positions: "all", "mean" over them, "pooled" to the smaller of two grids, "sampled" as in the paper, or `Sampled(count, draws, seed)`
+    neurons=None,    # what a neuron is: "unit", "channel", "feature", or a dict pattern -> one of these; None: as `capture` finds it
+    cross=False,     # every layer of one network with every layer of the other
+    preprocess=None, # called with each batch, gives the one that goes to the network; or a dict name -> such a function
+    resume=None,     # file for the sums so far; if it is there, the pass goes on from it; deleted at the end
+) -> dict:           # (name, name), the earlier first -> `Collected`
+    """The joint second moments of every layer in every pair of networks, in one pass over the data, each network run once on each batch.
+
+    Memory does not depend on the amount of data. The models run in evaluation mode without gradients and are left as they were. A layer is
+    called by its name, a pair of different names "conv1 ~ stem.0", the further calls of a module "relu:1", ... `.route` of each `Moments` says how it was summed.
+    Raises KeyError for an unknown layer, listing the ones there are; ValueError, naming the layer, for activations that are not finite, for samples that
+    differ between the networks, and for data without a batch.
+    """
+    collected = _collect_all(models, data, layers, batch_size, progress, precision, positions, neurons, cross, preprocess, resume)
     if resume: Path(resume).unlink(missing_ok=True)
     return collected
 
@@ -1143,7 +1147,7 @@ def collect_distributed(
     models, mine = _models(models), {}
     with together():
         part, options["positions"] = share(data, batch_size=batch_size), _draws_here(positions, data)
-        try: mine = collect_all(models, part, layers, batch_size, progress and rank == 0, precision, **options) if _inputs(part) != 0 else {}
+        try: mine = _collect_all(models, part, layers, batch_size, progress and rank == 0, precision, **options) if _inputs(part) != 0 else {}
         except NoBatch: pass
     facts = [json.loads(text) for text in tell(json.dumps(_facts(mine)))]
     facts = [fact for fact in facts if fact]
@@ -1151,13 +1155,14 @@ def collect_distributed(
     plans = [{layer: _plan(facts, k, layer) for layer in layers} for k, layers in enumerate(facts[0])]
     with together():
         for pair, plan in zip(mine, plans): _again(models, part, pair, mine[pair], plan, batch_size, options)
+    if options.get("resume"): Path(options["resume"]).unlink(missing_ok=True)  # now that all have ended
     return {pair: _added(mine.get(pair), facts[0][k], plans[k]) for k, pair in enumerate(combinations(models, 2))}
 
 def _again(models, part, pair, collected, plan, batch_size, options):
     "Collect by R factor what another process found to need it."
     late = [layer for layer in plan if any(m and m.route != route for m, (_, _, route) in zip(_drawn(collected, layer), plan[layer]))]
     if not late: return
-    rest = {name: value for name, value in options.items() if name != "cross"}
+    rest = {name: value for name, value in options.items() if name not in ("cross", "resume")}
     (exact,) = collect_all({name: models[name] for name in pair}, part, [collected.pairs[layer] for layer in late], batch_size, False, "exact", **rest).values()
     for layer in late:
         collected[layer] = exact[layer]

@@ -191,6 +191,7 @@ def test_an_interrupted_pass_resumes_in_every_process(collected, n):
         assert error.startswith("OSError: " if rank == n - 1 else f"ValueError: process {n - 1}: ") and "the disk went away" in error
     batches, done = -(-len(share(IMAGES[:301], n - 1, n)) // 20), (280 - 301 * (n - 1) // n) // 20
     assert int((collected / f"{n}.seen.{n - 1}").read_text()) == 1 + batches - done and done > 0, "the first batch, to know the pass by, and what was not yet added"
+    assert all((collected / f"{n}.seen.{rank}").read_text() == "1" for rank in range(n - 1)), "what was whole is not run again"
     assert not list(collected.glob(f"{n}.sums*"))
 
 
