@@ -298,6 +298,11 @@ def processor():
     with open("/proc/cpuinfo") as info: return next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
 
 
+def here():
+    "Where and when this is measured."
+    return f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="neurons whose v-minimum match is timed (default 20)")
@@ -305,7 +310,7 @@ if __name__ == "__main__":
     parser.add_argument("--large", action="store_true", help="also profile 4,096 + 4,096 neurons from moments")
     parser.add_argument("--record", action="store_true", help="write the tables to nbs/bench.json")
     options = parser.parse_args()
-    machine = f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+    machine = here()
     print(f"{__doc__}\n{machine}\n", flush=True)
     profiles = profile_bench(options.width)
     wide = Moments(*layers(options.width))
