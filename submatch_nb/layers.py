@@ -612,20 +612,31 @@ class _Roots:
             self.square += torch.linalg.vector_norm(Z, dim=1).square()
             self.alive |= Z.any(1)
             self.alike, self.count = _still_alike(self.alike, Z), self.count + Z.shape[1]
-            if not self.follow(Z, room[1, :Z.numel()].view_as(Z)): self.waiting.append(Z.clone())
+            self.wait(Z, ~self.follow(Z, room[1]))
             if sum(Z.shape[1] for Z in self.waiting) >= max(2 * len(self.sum), self.samples): self.factor()
 
-    def follow(self, Z, W) -> bool:
-        "Add a chunk by substitution. False, and nothing added, where that would lose digits."
-        if len(self.root) < len(self.sum): return False
-        off = substitute(W.copy_(Z), self.root).hypot(self.off)
-        longer = torch.linalg.vector_norm(W, dim=1).square()
+    def wait(self, Z, which):
+        "Keep these samples for the next QR."
+        if which.any(): self.waiting.append(Z[:, which])
+
+    def follow(self, Z, room) -> Tensor:
+        "Add a chunk by substitution, but for the samples that would lose digits. Which were added."
+        none = torch.zeros(Z.shape[1], dtype=torch.bool, device=Z.device)
+        if len(self.root) < len(self.sum): return none
+        awake = ~Z[self.root.diagonal() == 0].any(0)  # neurons that were silent so far still are
+        if not awake.any(): return none
+        W = room[:len(Z) * int(awake.sum())].view(len(Z), -1).copy_(Z if awake.all() else Z[:, awake])
+        off, longer = substitute(W, self.root).hypot(self.off), torch.linalg.vector_norm(W, dim=1).square()
+        if (longer > 1).any():
+            small = (W[longer > 1].abs() <= 1).all(0)  # no sample outweighs all before it
+            awake[awake.clone()], W = small, W[:, small]
+            longer = torch.linalg.vector_norm(W, dim=1).square()
         allowed = 4 * self.gamma * (1 + len(self.sum)**0.5) * self.square.sqrt()
-        if not ((longer <= GROWTH).all() and (self.lost(self.gram.diagonal() + longer, off) <= allowed).all()): return False
+        if not ((longer <= GROWTH).all() and (self.lost(self.gram.diagonal() + longer, off) <= allowed).all()): return none
         for i in range(0, len(W), STRIP): self.gram[i:i + STRIP, i:] += W[i:i + STRIP] @ W[i:].T
         self.off, self.chunks = off, self.chunks + 1
         if self.gram.diagonal().max() > GROWTH: self.fold()
-        return True
+        return awake
 
     def lost(self, square, off) -> Tensor:
         "How far substitution can be off for each neuron; `square` are W's squared lengths."

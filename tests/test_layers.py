@@ -253,14 +253,14 @@ def grown_apart(Z, rng):
 
 
 def streamed(layers):
-    "The moments of two layers whose samples come in by sixes, and how many chunks were substituted, of those that had a root to be substituted in."
+    "The moments of two layers whose samples come in by sixes, and for each that had a root to be substituted in whether it was."
     roots, tried = _Roots(*(layer.shape[1] for layer in layers), "cpu"), []
     follow = roots.follow
     def noted(Z, room):
         ready, before, gram, root = len(roots.root) == len(Z), Z.clone(), roots.gram.clone(), roots.root
         followed = follow(Z, room)
-        if ready: tried.append(followed)
-        assert torch.equal(Z, before) and (followed or torch.equal(gram, roots.gram) and root is roots.root)
+        if ready: tried.extend(followed.tolist())
+        assert torch.equal(Z, before) and (followed.any() or torch.equal(gram, roots.gram) and root is roots.root)
         return followed
     roots.follow = noted
     for parts in zip(*(torch.as_tensor(layer)[:, :, None].split(6) for layer in layers)): roots.add(parts)
@@ -289,16 +289,16 @@ def test_an_r_factor_of_samples_that_come_in_is_within_its_own_bound(short_chunk
 def test_samples_are_substituted_where_that_loses_nothing_and_factored_where_it_would(short_chunks):
     rng = np.random.default_rng(0)
     layers = [rng.normal(size=(400, 4)) for _ in range(2)]
-    assert all(streamed(layers)[1]), "like the first ones"
+    assert np.mean(streamed(layers)[1]) > 0.95, "like the first ones"
     layers[0][:, 1] = layers[0][:, 0] + 1e-9 * rng.normal(size=400)
     moments, tried = streamed(layers)
-    assert all(tried) and epsilon_profile(moments).route == "root", "neurons that nearly depend on each other"
+    assert np.mean(tried) > 0.95 and epsilon_profile(moments).route == "root", "neurons that nearly depend on each other"
     for side in "xy": np.testing.assert_allclose(getattr(epsilon_profile(moments), side), getattr(epsilon_profile(Moments(*layers, root=True)), side), rtol=1e-6)
     for what in (0, 1e-6):
         late = [Z.copy() for Z in layers]
         late[1][:40, 2] *= what
         tried = streamed(late)[1]
-        assert not all(tried[:50]) and all(tried[-50:]), "a neuron that is silent, or nearly, at first"
+        assert 0 < np.mean(tried[:60]) < 0.8 and np.mean(tried[-200:]) > 0.95, "a neuron that is silent, or nearly, at first"
 
 
 def test_vgg_relu_layers():
