@@ -53,7 +53,7 @@ def test_exact_at_every_breakpoint(layers):
             assert {m.similarity for m in found} == {len(expected) / len(oracle.neurons)} == {max_match_similarity(X, Y, epsilon)}
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(integer_layers(4))
 def test_dead_read_literally(layers):
     X, Y = layers
