@@ -730,7 +730,7 @@ def collect_activations(
         X, Y = a.matrix(pair[0]), b.matrix(pair[1])
         if X.shape[0] != Y.shape[0]:
             raise ValueError(f"{a.name} has {X.shape[0]:,} samples of {pair[0]!r} and {b.name} {Y.shape[0]:,} of {pair[1]!r}: rows are samples, and both must be of the same inputs in the same order")
-        layer, sums = " ~ ".join(dict.fromkeys(pair)), _Group([(0, 1)], precision == "exact")
+        layer, sums = " ~ ".join(dict.fromkeys(pair)), _Group([(0, 1)], precision == "exact", pair)
         for i in tqdm(range(0, X.shape[0], ROWS), desc=layer, unit="chunk", disable=not progress):
             rows = [activations(Z[i:i + ROWS], f"{source.name}, {name!r}, from row {i:,}") for source, name, Z in ((a, pair[0], X), (b, pair[1], Y))]
             sums.add([Z.to(rows[0].device)[:, :, None] for Z in rows])

@@ -33,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 from tqdm import tqdm
 
-from .neurons import CHUNK, UNIT, Moments, activations, load_tensors, r_factor, rounding, save_tensors, warn
+from .neurons import CHUNK, UNIT, Moments, activations, add_products, check_squares, load_tensors, r_factor, rounding, save_tensors, warn
 from .maximum import tells_apart
 
 # %% ../nbs/06_layers.ipynb #9b35d915
@@ -551,9 +551,9 @@ class _Sums:
         X, Y, cross = self.gram(i, i), self.gram(j, j), self.gram(i, j)
         gram = torch.cat([torch.cat([X, cross], 1), torch.cat([cross.T, Y], 1)])
         numbers = torch.cat([torch.arange(*self.ends[k:k + 2], device=gram.device) for k in (i, j)])
-        if not torch.isfinite(gram.diagonal()).all(): raise ValueError("the activations are too large to be squared in float64: divide them by their largest value first")
-        alike = torch.searchsorted(numbers, self.alike[numbers])
-        alike = torch.where(gram.diagonal() > 0, alike, torch.arange(len(gram), device=gram.device))
+        alive = (gram.diagonal() > 0) | (self.sum[numbers] != 0)
+        check_squares(gram.diagonal(), alive)
+        alike = torch.where(alive, torch.searchsorted(numbers, self.alike[numbers]), torch.arange(len(gram), device=gram.device))
         return Moments._of(self.sum[numbers], self.count, len(X), rounding(min(CHUNK, self.count) + self.chunks - 1), gram=gram, alike=alike)
 
 # %% ../nbs/06_layers.ipynb #b28a45c5
@@ -633,7 +633,7 @@ class _Roots:
             longer = torch.linalg.vector_norm(W, dim=1).square()
         allowed = 4 * self.gamma * (1 + len(self.sum)**0.5) * self.square.sqrt()
         if not ((longer <= GROWTH).all() and (self.lost(self.gram.diagonal() + longer, off) <= allowed).all()): return none
-        for i in range(0, len(W), STRIP): self.gram[i:i + STRIP, i:] += W[i:i + STRIP] @ W[i:].T
+        add_products(self.gram, W, STRIP)
         self.off, self.chunks = off, self.chunks + 1
         if self.gram.diagonal().max() > GROWTH: self.fold()
         return awake
@@ -667,9 +667,7 @@ class _Roots:
 
     def moments(self) -> Moments:
         "Of all samples so far."
-        limits = torch.finfo(torch.float64)
-        if (self.alive & (self.square < limits.tiny / limits.eps)).any() or not torch.isfinite(self.square).all():
-            raise ValueError("the activations are too large or too small to be squared in float64: divide them by their largest value first")
+        check_squares(self.square, self.alive)
         self.factor() if self.waiting else self.fold()
         alike = torch.where(self.alive, self.alike, torch.arange(len(self.alike), device=self.alike.device))
         return Moments._of(self.sum, self.count, self.n_x, self.error, root=self.root, skew=self.skew, alike=alike)
@@ -699,7 +697,9 @@ class _Group:
     def __init__(self,
         pairs,  # of layers, by number, the smaller first
         exact,  # R factors for all
+        names,  # of the layers, for messages
     ):
+        self.names = names
         self.pairs, self.roots, self.sums, self.waiting = pairs, {}, None, None if exact else []
 
     def add(self,
@@ -729,7 +729,7 @@ class _Group:
         if rest:
             self.sums = _Sums(sizes, rest, device)
             for parts in waiting: self.sums.add(parts)
-            apart = [pair for pair in rest if tells_apart(self.sums.moments(*pair))]
+            apart = [pair for pair in rest if tells_apart(self._summed(pair))]
             if apart == self.pairs: return
             rest, self.sums = apart, None
         self._roots([pair for pair in self.pairs if pair not in rest], waiting[0])
@@ -764,8 +764,15 @@ class _Group:
         pair,
     ) -> Moments | None:
         if self.waiting: self.decide()
-        if pair in self.roots: return self.roots[pair].moments()
-        return self.sums and self.sums.moments(*pair)  # None where nothing came
+        if pair not in self.roots: return self.sums and self._summed(pair)  # None where nothing came
+        return self._named(pair, self.roots[pair].moments)
+
+    def _summed(self, pair): return self._named(pair, lambda: self.sums.moments(*pair))
+
+    def _named(self, pair, moments):
+        "Name the layers where an error is raised."
+        try: return moments()
+        except ValueError as error: raise ValueError(f"layer {' ~ '.join(dict.fromkeys(self.names[k] for k in pair))!r}: {error}") from None
 
 # %% ../nbs/06_layers.ipynb #5e3bb694
 class _Pass:
@@ -787,7 +794,7 @@ class _Pass:
             views = sorted(views, key=lambda view: (view[0], list(outputs[view[0]]).index(view[1]), view[2] or ()))
             pairs = sorted({tuple(sorted((views.index(x), views.index(y)))) for x, y in edges if x in views})
             draws = positions.draws if isinstance(positions, Sampled) else 1
-            self.groups.append((views, [_Group(pairs, exact) for _ in range(draws)]))
+            self.groups.append((views, [_Group(pairs, exact, [name for _, name, _ in views]) for _ in range(draws)]))
 
     def _view(self, k, outputs, name):
         "One layer's output, neurons second."

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'TOLERANCE', 'UNIT', 'CHUNK', 'STRIP', 'Sides', 'digits_layers', 'SubmatchWarning', 'warn', 'activations',
-           'both', 'unit', 'orthonormal_basis', 'warn_if_full', 'residuals', 'rounding', 'second_moments', 'r_factor',
-           'first_alike', 'Moments', 'chance_epsilon', 'write_whole', 'save_tensors', 'load_tensors']
+           'both', 'unit', 'orthonormal_basis', 'warn_if_full', 'residuals', 'rounding', 'add_products',
+           'second_moments', 'check_squares', 'r_factor', 'first_alike', 'Moments', 'chance_epsilon', 'write_whole',
+           'save_tensors', 'load_tensors']
 
 # %% ../nbs/00_neurons.ipynb #9ab0b740
 import functools
@@ -181,6 +182,14 @@ def rounding(
     "How far, relatively, k roundings can take a number: gamma_k = k u / (1 - k u)."
     return k * UNIT / (1 - k * UNIT)
 
+def add_products(
+    gram,  # (n, n)
+    Z,     # (n, samples)
+    strip=STRIP,
+):
+    "Add Z @ Z.T to the part of `gram` on and above the diagonal."
+    for i in range(0, len(Z), strip): gram[i:i + strip, i:] += Z[i:i + strip] @ Z[i:].T
+
 def second_moments(
     *sides,  # (d, n_i) tensors, side by side the columns of Z
 ) -> tuple[torch.Tensor, float]:  # (n, n), and what each entry can be off by, relative to the lengths of its two columns
@@ -189,9 +198,18 @@ def second_moments(
     gram = sides[0].new_zeros(n, n)
     for chunk in chunks:
         Z = torch.cat(chunk, 1)
-        for i in range(0, n, STRIP): gram[i:i + STRIP, i:] += Z[:, i:i + STRIP].T @ Z[:, i:]
+        add_products(gram, Z.T)
     gram = gram.triu_() + gram.triu(1).T
     return gram, rounding(len(chunks[0][0]) + len(chunks) - 1)
+
+def check_squares(
+    square,  # (n,) squared lengths of neurons
+    alive,   # (n,) are they anything but 0?
+):
+    "Raises ValueError where squares overflow, or are so small that they have lost digits."
+    limits = torch.finfo(torch.float64)
+    if (alive & (square < limits.tiny / limits.eps)).any() or not torch.isfinite(square).all():
+        raise ValueError("the activations are too large or too small to be squared in float64: divide those of each network by their largest value first")
 
 # %% ../nbs/00_neurons.ipynb #70946166
 def r_factor(
@@ -246,10 +264,7 @@ class Moments:
         self.n_x, self.n_y, self.count, self.sum = X.shape[1], Y.shape[1], len(X), torch.cat([X.sum(0), Y.sum(0)])
         if root: self._gram, (self.root, self.error, self.skew) = None, r_factor(torch.cat([X, Y], 1))
         else: (self._gram, self.error), self.root, self.skew = second_moments(X, Y), None, 0.0
-        limits = torch.finfo(torch.float64)
-        lost = (self.square < limits.tiny / limits.eps).split([self.n_x, self.n_y])  # squares without digits
-        if any(Z[:, small].any() for Z, small in zip((X, Y), lost)) or not torch.isfinite(self.square.sum()):
-            raise ValueError("the activations are too large or too small to be squared in float64: divide X and Y by their largest value first")
+        check_squares(self.square, torch.cat([X.any(0), Y.any(0)]))
         gram = self.gram
         self.alike = torch.cat([first_alike(X, gram[:self.n_x, :self.n_x]), self.n_x + first_alike(Y, gram[self.n_x:, self.n_x:])])
 

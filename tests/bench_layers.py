@@ -18,7 +18,7 @@ import torch
 from bench import here
 from submatch_nb.layers import STRIP, collect, evaluating
 from submatch_nb.networks import build
-from submatch_nb.neurons import CHUNK, write_whole
+from submatch_nb.neurons import CHUNK, add_products, write_whole
 
 BATCH = 128
 
@@ -40,8 +40,7 @@ def products(sizes):
     "The products of chunks of as many samples as were collected, for each layer: (neurons of both networks, samples)."
     for n, samples in sizes:
         Z, sums = torch.ones(n, CHUNK, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
-        for _ in range(samples // CHUNK):
-            for i in range(0, n, STRIP): sums[i:i + STRIP, i:] += Z[i:i + STRIP] @ Z[i:].T
+        for _ in range(samples // CHUNK): add_products(sums, Z, STRIP)
 
 
 def cost(count, rounds):

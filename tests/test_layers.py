@@ -1,6 +1,8 @@
 """Capturing layers of real models: what a copy, a call, a neuron and a stream are, and what happens when something fails midway."""
+import os
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-from torchvision.models import VisionTransformer, convnext_tiny, resnet18, vgg11
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.models import convnext_tiny, resnet18, vgg11, vgg16_bn, vit_b_16
 from torchvision.models.vgg import cfgs, make_layers
 
 import submatch_nb.layers as layers_module
@@ -19,6 +23,7 @@ from submatch_nb.layers import _Roots, Sampled, as_matrix, batches, capture, col
 from submatch_nb.maximum import epsilon_profile
 from submatch_nb.neurons import Moments, SubmatchWarning, save_tensors
 
+CIFAR = Path(os.environ.get("SUBMATCH_CIFAR10", "~/.cache/submatch/cifar10-jpeg")).expanduser()
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
 IMAGES = nn.functional.interpolate(DIGITS[:20], size=32).expand(-1, 3, -1, -1).contiguous()
 
@@ -399,6 +404,21 @@ def test_bad_activations_name_the_layer():
     with pytest.raises(ValueError, match="layer '1', batch 2"): collect(good, good, data, batch_size=3, progress=False)
 
 
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160])
+@pytest.mark.parametrize("start", [0, 50])
+def test_activations_that_cannot_be_squared_name_the_layer(precision, scale, start):
+    "Also where they come after samples on which the neuron was silent."
+    data = torch.randn(60, 4, dtype=torch.float64)
+    data[:, 2] = 0
+    data[start:, 2] = scale
+    nets = [nn.Sequential(nn.Identity(), nn.Linear(4, 4, bias=False)).double() for _ in range(2)]
+    with torch.no_grad():
+        nets[0][1].weight[:, 2] = 0
+        nets[1][1].weight.copy_(torch.eye(4))
+    with pytest.raises(ValueError, match="layer '1': .* too large or too small to be squared.*divide"): collect(*nets, data, ["1"], batch_size=10, progress=False, precision=precision)
+
+
 def test_samples_that_differ():
     a, b = small(0), small(1)
     with pytest.raises(ValueError, match=r"layer '1 ~ 3', batch 0.*\(4, 6, 6, 6\) in the first network and \(4, 5, 4, 4\) in the second"):
@@ -652,12 +672,25 @@ def pair(make):
     return nets
 
 
-def test_torchvision_transformer():
-    nets = pair(lambda: VisionTransformer(image_size=32, patch_size=16, num_layers=2, num_heads=12, hidden_dim=768, mlp_dim=3072, num_classes=10))  # the first layers of vit_b_16
-    collected = collect(*nets, IMAGES[:8], ["conv", "encoder.layers.*.ln_1", "encoder.layers.encoder_layer_1.mlp.1"], progress=False)
-    assert {k: collected.neurons[k] for k in ("conv_proj", "encoder.layers.encoder_layer_0.ln_1", "encoder.layers.encoder_layer_1.mlp.1")} == {
-        "conv_proj": "channel", "encoder.layers.encoder_layer_0.ln_1": "feature", "encoder.layers.encoder_layer_1.mlp.1": "feature"}
-    assert [m.count for m in collected.values()].count(8 * 5) == len(collected) - 1 and collected["conv_proj"].count == 8 * 4
+@pytest.mark.parametrize("make, layers, found, neuron, count", [
+    (lambda: resnet18(num_classes=10), "relu", 17, "channel", 8), (lambda: vgg16_bn(num_classes=10).features, "relu", 13, "channel", 8 * 4),
+    (lambda: vit_b_16(image_size=32, num_classes=10), ["encoder.layers.*.ln_2", "encoder.layers.encoder_layer_11.mlp.1"], 13, "feature", 8 * 5)], ids=["resnet18", "vgg16_bn", "vit_b_16"])
+def test_torchvision(make, layers, found, neuron, count):
+    "Layers all through a network, in one pass; the last is what a pass of one's own gives."
+    nets = pair(make)
+    collected = collect(*nets, IMAGES[:8], layers, batch_size=3, progress=False)
+    last = list(collected)[-1]
+    assert len(collected) == found and set(collected.neurons.values()) == {neuron} and collected[last].count == count
+    with evaluating(*nets), capture(nets[0], [last]) as a, capture(nets[1], [last]) as b: nets[0](IMAGES[:8]), nets[1](IMAGES[:8])
+    assert same({last: collected[last]}, {last: Moments(as_matrix(a[last])[0], as_matrix(b[last])[0])}, 1e-4)
+
+
+@pytest.mark.skipif(not (CIFAR / "test").is_dir(), reason="no CIFAR-10 folder; set SUBMATCH_CIFAR10")
+def test_torchvision_images():
+    "CIFAR-10 as anyone would read it: a folder of images, a transform, a loader."
+    images = Subset(ImageFolder(CIFAR / "test", transforms.ToTensor()), range(0, 10_000, 100))
+    collected = collect(resnet(0), resnet(1), DataLoader(images, batch_size=32), ["relu", "layer4.1.relu"], progress=False)
+    assert collected["relu"].count == 100 * 16 * 16 and collected["layer4.1.relu:1"].count == 100 and min(collected["relu"].square) > 0
 
 
 def test_torchvision_with_in_place_successors():
