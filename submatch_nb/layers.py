@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'LAST', 'FIRST', 'NEURONS', 'POSITIONS', 'FUNCTIONS', 'STRIP', 'BLOCK', 'ROOM', 'GROWTH', 'SHARD',
            'unwrapped', 'layer_names', 'Outputs', 'capture', 'as_matrix', 'Sampled', 'batches', 'feed', 'evaluating',
-           'Collected', 'substitute', 'NoBatch', 'collect_all', 'collect', 'processes', 'share', 'tell', 'together',
+           'Collected', 'substitute', 'processes', 'NoBatch', 'collect_all', 'collect', 'share', 'tell', 'together',
            'add_processes', 'collect_distributed']
 
 # %% ../nbs/06_layers.ipynb #9fa0b221
-import functools
 import json
 import re
 from collections import Counter
@@ -30,7 +29,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, Subset
 from tqdm import tqdm
 
 from .neurons import CHUNK, UNIT, Moments, activations, add_products, check_squares, load_tensors, r_factor, rounding, save_tensors, warn
@@ -149,8 +148,8 @@ def _first_tensor(output) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 # %% ../nbs/06_layers.ipynb #ecce33c9
-LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)  # neurons are along the last axis
-FIRST = KINDS["conv"] + (nn.modules.batchnorm._NormBase, nn.GroupNorm)  # after the inputs
+LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.RNN, nn.LSTM, nn.GRU, nn.MultiheadAttention)  # neurons are along the last axis
+FIRST = KINDS["conv"] + (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)  # after the inputs
 
 def _axis(
     module,  # that has run
@@ -182,7 +181,7 @@ def _watching(
 ) -> Iterator[Outputs]:
     "`capture`, that copies some outputs and keeps the others as they are."
     names, modules, root = layer_names(model, layers), _modules(model), unwrapped(model)
-    by_name = {name for entry in ([layers] if isinstance(layers, str) else layers) if entry not in KINDS for name in _named(root, entry, modules) if "*" not in entry}
+    by_name = {name for entry in ([layers] if isinstance(layers, str) else layers) if entry not in KINDS for name in _named(root, entry, modules) if not set("*?[") & set(entry)}
     outputs, calls, latest, handles = Outputs(), Counter(), {"of": ("", 0)}, []
     def restart(module, inputs):
         outputs.clear(), outputs.neurons.clear(), outputs.versions.clear(), calls.clear()
@@ -244,6 +243,7 @@ def as_matrix(
 ) -> tuple[Tensor, str]:  # (samples, neurons), and what a neuron is
     "A layer's output as a matrix with a row for each sample and a column for each neuron. Raises ValueError for other shapes."
     neuron = neuron or ("unit" if output.ndim < 3 else "feature" if output.ndim == 3 else "channel")
+    if neuron not in NEURONS: raise ValueError(f"a neuron is one of {', '.join(NEURONS)}, not {neuron!r}")
     return _arranged(output, neuron).movedim(1, -1).flatten(0, -2), neuron
 
 # %% ../nbs/06_layers.ipynb #a923ed51
@@ -311,17 +311,24 @@ def _inputs(data) -> int | None:
     return len(data) if isinstance(data, (Tensor, np.ndarray)) or isinstance(data, Dataset) and hasattr(data, "__len__") else None
 
 def _size(batch) -> int:
-    "How many inputs a batch has."
-    if isinstance(batch, Mapping): batch = [v for v in batch.values() if isinstance(v, (Tensor, np.ndarray))]
-    return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
+    "How many inputs a batch has: as many as its first tensor or array, or list of something else."
+    if isinstance(batch, Mapping): batch = next((v for v in batch.values() if isinstance(v, (Tensor, np.ndarray, list, tuple))), None)
+    several = isinstance(batch, (tuple, list)) and batch and isinstance(batch[0], (Tensor, np.ndarray, Mapping, tuple, list))
+    return _size(batch[0]) if several else len(batch) if hasattr(batch, "__len__") else 1
+
+def _tensors(batch) -> list[Tensor]:
+    "All tensors in a batch."
+    if isinstance(batch, Mapping): batch = list(batch.values())
+    if isinstance(batch, (tuple, list)): return [t for part in batch for t in _tensors(part)]
+    return [batch] if isinstance(batch, Tensor) and not batch.is_inference() else []
 
 # %% ../nbs/06_layers.ipynb #1bc54752
 def _suit(value, model):
-    "A tensor or array on the model's device and, where both are floating point, in its precision; anything else as it is."
+    "A copy of a tensor or array on the model's device and, where both are floating point, in its precision; anything else as it is."
     if isinstance(value, np.ndarray): value = torch.from_numpy(value)
-    weight = next(model.parameters(), None)
-    if not isinstance(value, Tensor) or weight is None: return value
-    return value.to(weight.device, weight.dtype if value.is_floating_point() and weight.is_floating_point() else None)
+    if not isinstance(value, Tensor): return value
+    weight = next(model.parameters(), value)
+    return value.to(weight.device, weight.dtype if value.is_floating_point() and weight.is_floating_point() else None, copy=True)  # the model may change it in place
 
 def _taken(model, batch) -> dict:
     "The entries of a dict that the model takes. Raises TypeError where it takes none."
@@ -336,7 +343,7 @@ def feed(
     model,  # any `nn.Module`
     batch,  # a tensor or array of inputs, a tuple or list that begins with one, or a dict of keyword arguments
 ):
-    "Run a model on one batch, moved to the model's device and precision."
+    "Run a model on a copy of one batch, on the model's device and in its precision."
     if isinstance(batch, (tuple, list)): return feed(model, batch[0])
     if isinstance(batch, Mapping): return model(**{name: _suit(value, model) for name, value in _taken(unwrapped(model), batch).items()})
     return model(_suit(batch, model))
@@ -390,9 +397,17 @@ class _Network:
 
     def __str__(self): return f"the {self.name} network" if self.name in ("first", "second") else f"network {self.name!r}"
 
+    def own(self, batch):
+        "The batch that it is fed. Raises ValueError where making it changes the one that all networks share."
+        if not self.preprocess: return batch
+        shared = _tensors(batch)
+        before, made = [t._version for t in shared], self.preprocess(batch)
+        if before != [t._version for t in shared]: raise ValueError(f"preprocess of {self} changes the batch in place, which the other networks get too: let it return a new one")
+        return made
+
     def run(self, batch) -> Outputs:
         "The outputs of its layers for one batch."
-        with _watching(self.model, self.layers, self.fragile.__contains__) as outputs: feed(self.model, self.preprocess(batch) if self.preprocess else batch)
+        with _watching(self.model, self.layers, self.fragile.__contains__) as outputs: feed(self.model, self.own(batch))
         if not (changed := outputs.overwritten()): return outputs
         self.fragile |= changed
         return self.run(batch)
@@ -444,6 +459,8 @@ def _namesakes(entry, _, one, a, other, b) -> list[tuple[str, str]]:
 def _in_order(name, its, one, a, other, b) -> list[tuple[str, str]]:
     "The calls of two layers, in their order. Raises ValueError where one has more."
     if len(a) == len(b): return list(zip(a, b))
+    if {name, its} & set(KINDS) or set("*?[") & set(name + its):
+        raise ValueError(f"{name!r} stands for {len(a)} layers in {one} ({', '.join(a)}), {its!r} for {len(b)} in {other} ({', '.join(b)}): pair them by name, as in ({a[0]!r}, {b[0]!r})")
     raise ValueError(f"layer {name!r} ran {len(a)} times in {one} and {its!r} {len(b)} times in {other}: pair single calls, as in ({name + ':0'!r}, {its + ':0'!r})")
 
 # %% ../nbs/06_layers.ipynb #a0444114
@@ -753,7 +770,8 @@ class _Group:
     def restore(self, tensors, about, device):
         "The inverse of `state`."
         part = lambda prefix: {name.removeprefix(prefix): tensor.to(device) for name, tensor in tensors.items() if name.startswith(prefix)}
-        self.waiting = None if about["waiting"] is None else [list(part(f"waiting{k}.").values()) for k in range(about["waiting"])]
+        lot = lambda held: [held[str(i)] for i in range(len(held))]  # a file has them in another order
+        self.waiting = None if about["waiting"] is None else [lot(part(f"waiting{k}.")) for k in range(about["waiting"])]
         self.roots, self.sums = {}, None
         for k, (pair, values) in enumerate(about["roots"]): self.roots[tuple(pair)] = _Roots.of(part(f"root{k}."), values)
         if "sums" not in about: return
@@ -785,7 +803,7 @@ class _Pass:
         entries, cross, positions, neurons, exact,  # as in `collect_all`
     ):
         self.networks, self.positions, self.neurons, self.total = networks, positions, neurons, total
-        self.done = self.batch = 0
+        self.done, self.batch, self.drawn = 0, 0, {}
         self.found = {(a, b): self._pair(a, b, outputs, entries, cross) for a, b in combinations(range(len(networks)), 2)}
         edges = [edge for found in self.found.values() for edge in found.values()]
         self.kinds = {(k, name): self._neuron(outputs[k], name) for edge in edges for k, name, _ in edge}
@@ -803,7 +821,7 @@ class _Pass:
     def _neuron(self, outputs, name):
         "What a neuron is in one layer: as was asked, or as the layer has it."
         asked = self.neurons
-        if isinstance(asked, Mapping): asked = next((neuron for pattern, neuron in asked.items() if fnmatchcase(name, pattern)), None)
+        if isinstance(asked, Mapping): asked = next((neuron for pattern, neuron in asked.items() if fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(":0"), pattern)), None)
         return outputs.neurons[name] if asked is None or outputs[name].ndim < 3 else asked
 
     def _pair(self, a, b, outputs, entries, cross):
@@ -865,8 +883,9 @@ class _Pass:
             group.restore({name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{k}/")}, saved["groups"][k], device)
         self.batch, self.done = saved["batch"], saved["done"]
 
-    @functools.cache
-    def _indices(self, draw, total): return self.positions.indices(draw, total)
+    def _indices(self, draw, total):
+        if (draw, total) not in self.drawn: self.drawn[draw, total] = self.positions.indices(draw, total)
+        return self.drawn[draw, total]
 
     def collected(self) -> dict:
         "(network, network) -> `Collected`."
@@ -889,6 +908,11 @@ class _Pass:
         "How the positions were taken, in words."
         if isinstance(self.positions, Sampled): return str(self.positions)
         return "all" if grid is None else "mean" if not grid else "pooled to " + " x ".join(map(str, grid))
+
+# %% ../nbs/06_layers.ipynb #0baeb940
+def processes() -> tuple[int, int]:
+    "The number of this process and how many there are in torch.distributed's group; (0, 1) where there is no group."
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 # %% ../nbs/06_layers.ipynb #7f7247f2
 SHARD = 32  # batches between two saves
@@ -929,8 +953,16 @@ def _models(
 def _networks(models, entries, preprocess) -> list[_Network]:
     "The networks, each with its own layers and preprocessing."
     own = preprocess.get if isinstance(preprocess, Mapping) else lambda name: preprocess
+    if isinstance(preprocess, Mapping) and (odd := [name for name in preprocess if name not in models]):
+        raise ValueError(f"preprocess has {odd[0]!r}, and the networks are called {', '.join(map(repr, models))}")
     layers = [entries[0][k] if isinstance(entries[0][k], str) else [entry[k][0] for entry in entries] for k in range(len(models))]
     return [_Network(name, model, its, own(name)) for its, (name, model) in zip(layers, models.items())]
+
+def _fits_some(pattern, networks):
+    "Raises ValueError where a pattern of `neurons` fits no layer of any network."
+    for modules in (_modules(network.model) for network in networks):
+        if any(fnmatchcase(name, _call(pattern, modules)[0]) for name in modules): return
+    raise ValueError(f"neurons has {pattern!r}, which fits none of the layers: {', '.join(modules)}")
 
 class NoBatch(ValueError):
     "The data hold nothing."
@@ -945,14 +977,16 @@ def _collect_all(models, data, layers, batch_size, progress, precision, position
     entries, held = _entries(layers, len(models)), None
     networks = _networks(models, entries, preprocess)
     for network in networks: layer_names(network.model, network.layers)
+    for pattern in neurons if isinstance(neurons, Mapping) else []: _fits_some(pattern, networks)
     options = dict(layers=repr(entries), cross=cross, precision=precision, positions=str(positions), neurons=repr(neurons), names=repr(list(models)))
     with evaluating(*models.values()), tqdm(total=_inputs(data), desc="collecting", unit=" inputs", disable=not progress) as bar:
-        for number, batch in enumerate(batches(data, batch_size)):
+        for number, batch in enumerate(filter(_size, batches(data, batch_size))):
             if held and number < held.batch: continue
             outputs = [network.run(batch) if held else network.first_run(batch) for network in networks]
             if not held:
                 held = _Pass(networks, outputs, batch, _inputs(data), entries, cross, positions, neurons, precision == "exact")
-                if resume: options |= {"first batch": _digest(batch), "weights": [_digest(model.state_dict()) for model in models.values()]}
+                if resume: options |= {"first batch": [_digest(network.own(batch)) for network in networks], "weights": [_digest(model.state_dict()) for model in models.values()],
+                                       "number of inputs": _inputs(data), "processes": list(processes())}
                 if resume and Path(resume).exists():
                     held.restore(resume, options, "cpu" if (device := next(iter(outputs[0].values())).device).type == "mps" else device)
                     bar.initial = bar.n = held.done
@@ -1002,11 +1036,6 @@ def collect(
     (collected,) = collect_all({"first": model_a, "second": model_b}, data, layers, batch_size, progress, precision, **options).values()
     return collected
 
-# %% ../nbs/06_layers.ipynb #0baeb940
-def processes() -> tuple[int, int]:
-    "The number of this process and how many there are in torch.distributed's group; (0, 1) where there is no group."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
 # %% ../nbs/06_layers.ipynb #b3777c47
 def share(
     data,            # what `batches` takes
@@ -1018,9 +1047,10 @@ def share(
     if rank is None: rank, size = processes()
     cut = lambda count: range(count * rank // size, count * (rank + 1) // size)
     if isinstance(data, (Tensor, np.ndarray)): return data[slice(cut(len(data)).start, cut(len(data)).stop)]
-    if isinstance(data, DataLoader) and hasattr(data.dataset, "__getitem__") and data.batch_size:
-        if not isinstance(data.sampler, SequentialSampler):
-            raise ValueError(f"data is a DataLoader with a {type(data.sampler).__name__}, and every process would draw another order: give the data set itself, or a loader with shuffle=False")
+    numbered = isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset)
+    if numbered and not isinstance(sampler := getattr(data.batch_sampler, "sampler", data.sampler), SequentialSampler):
+        raise ValueError(f"data is a DataLoader with a {type(sampler).__name__}, and every process would draw another order: give the data set itself, or a loader with shuffle=False")
+    if numbered and data.batch_size:
         count = len(data) * data.batch_size if data.drop_last else len(data.dataset)
         return DataLoader(Subset(data.dataset, cut(count)), data.batch_size, num_workers=data.num_workers, collate_fn=data.collate_fn)
     if isinstance(data, Dataset) and hasattr(data, "__len__"): return Subset(data, cut(len(data)))
@@ -1147,7 +1177,7 @@ def _plan(
 # %% ../nbs/06_layers.ipynb #335bf9ee
 def collect_distributed(
     models,          # as in `collect_all`, the same in every process
-    data,            # all of it, the same in every process
+    data,            # all of it, the same in every process; it may be read twice
     layers="relu",   # as in `collect_all`
     batch_size=128,  # inputs in a batch, where `data` does not come in batches
     progress=True,   # show a progress bar, in the first process
@@ -1181,10 +1211,16 @@ def _again(models, part, pair, collected, plan, batch_size, options):
     late = [layer for layer in plan if any(m and m.route != route for m, (_, _, route) in zip(_drawn(collected, layer), plan[layer]))]
     if not late: return
     rest = {name: value for name, value in options.items() if name not in ("cross", "resume")}
-    (exact,) = collect_all({name: models[name] for name in pair}, part, [collected.pairs[layer] for layer in late], batch_size, False, "exact", **rest).values()
-    for layer in late:
-        collected[layer] = exact[layer]
-        if layer in exact.draws: collected.draws[layer] = exact.draws[layer]
+    if isinstance(rest.get("preprocess"), Mapping): rest["preprocess"] = {name: own for name, own in rest["preprocess"].items() if name in pair}
+    single = [tuple(map(_single, (models[name] for name in pair), collected.pairs[layer])) for layer in late]
+    (exact,) = collect_all({name: models[name] for name in pair}, part, single, batch_size, False, "exact", **rest).values()
+    for layer, again in zip(late, exact, strict=True):
+        collected[layer] = exact[again]
+        if again in exact.draws: collected.draws[layer] = exact.draws[again]
+
+def _single(model, name) -> str:
+    "The name of one call, the first one's with its number too."
+    return name if _call(name, _modules(model))[1] else f"{name}:0"
 
 def _added(mine, facts, plan) -> Collected:
     "The sum over all processes for one pair of networks."

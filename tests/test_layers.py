@@ -1,4 +1,5 @@
 """Capturing layers of real models: what a copy, a call, a neuron and a stream are, and what happens when something fails midway."""
+import gc
 import os
 import re
 import warnings
@@ -10,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, TensorDataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import convnext_tiny, resnet18, vgg11, vgg16_bn, vit_b_16
@@ -19,7 +20,7 @@ from torchvision.models.vgg import cfgs, make_layers
 import submatch_nb.layers as layers_module
 from exact import assert_bound_holds
 from instances import KINDS, make
-from submatch_nb.layers import _Roots, Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names
+from submatch_nb.layers import _Roots, _size, Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names, share
 from submatch_nb.maximum import epsilon_profile
 from submatch_nb.neurons import Moments, SubmatchWarning, save_tensors
 
@@ -516,11 +517,99 @@ def test_an_interrupted_pass_resumes(tmp_path, monkeypatch, options):
     assert not path.exists()
 
 
+def test_a_pass_over_many_networks_resumes(tmp_path, monkeypatch):
+    "More than ten parts wait for the first decision, and each goes back to its own network."
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU()) for _ in range(12)]
+    path, whole = tmp_path / "sums", collect_all(nets, DIGITS[:300], batch_size=20, progress=False)
+    monkeypatch.setattr(layers_module, "SHARD", 1)
+    with pytest.raises(OSError, match="went away"): collect_all(nets, Breaking(40), batch_size=20, progress=False, resume=path)
+    again = collect_all(nets, Breaking(None), batch_size=20, progress=False, resume=path)
+    for pair in whole: assert same(again[pair], whole[pair])
+
+
+@pytest.mark.parametrize("change, word", [({"preprocess": lambda x: -x}, "first batch"), ({"data": DIGITS[:310]}, "number of inputs")])
+def test_a_pass_over_other_inputs_is_refused(tmp_path, change, word):
+    path = tmp_path / "sums"
+    with pytest.raises(OSError, match="went away"): collect(small(0), small(1), Breaking(150), batch_size=20, progress=False, resume=path, positions="sampled")
+    options = {"data": Breaking(None)} | change
+    with pytest.raises(ValueError, match=rf"left by another pass \({word} differ"): collect(small(0), small(1), batch_size=20, progress=False, resume=path, positions="sampled", **options)
+
+
+def test_networks_that_change_their_inputs():
+    "The other network, and the caller, have the data as they were."
+    rectifying, plain = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 6), nn.ReLU()), nn.Sequential(nn.Linear(8, 6), nn.ReLU())
+    for data in (torch.randn(40, 8), torch.randn(40, 8).numpy()):
+        before = data.copy() if isinstance(data, np.ndarray) else data.clone()
+        found = collect(rectifying, plain, data, [("2", "1")], progress=False)["2 ~ 1"]
+        assert (data == before).all()
+        data = torch.as_tensor(data)
+        with torch.no_grad(): assert same({"2": found}, {"2": Moments(rectifying[1:](data.relu()), plain(data))})
+    with pytest.raises(ValueError, match="preprocess of the first network changes the batch in place"): collect(plain, plain, torch.randn(40, 8), progress=False, preprocess=lambda x: x.sub_(0.5))
+
+
+def test_misspelt_keys():
+    nets = small(0), small(1)
+    with pytest.raises(ValueError, match="preprocess has 'a', and the networks are called 'first', 'second'"): collect(*nets, DIGITS[:8], progress=False, preprocess={"a": torch.neg})
+    with pytest.raises(ValueError, match="neurons has 'cnov', which fits none of the layers: 0, 1,"): collect(*nets, DIGITS[:8], progress=False, neurons={"cnov": "unit"})
+    with pytest.raises(ValueError, match="one of unit, channel, feature, not 'features'"): as_matrix(torch.ones(2, 3, 4), "features")
+    with pytest.raises(ValueError, match="'conv' stands for 2 layers in the first network .0, 2., 'relu' for 3 in the second network .1, 3, 6.: pair them by name"):
+        collect(*nets, DIGITS[:8], [("conv", "relu")], progress=False)
+
+
+def test_what_a_share_is_of():
+    "Consecutive inputs, or every second batch; never of a loader that shuffles, in whatever way."
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self): return iter(range(10))
+    data = TensorDataset(torch.arange(10))
+    assert [b.tolist() for b in share(DataLoader(Stream(), 2), 1, 2)] == [[2, 3], [6, 7]]
+    assert [b[0].tolist() for b in share(DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 5, False)), 1, 2)] == [[5, 6, 7, 8, 9]]
+    for loader in (DataLoader(data, 2, shuffle=True), DataLoader(data, batch_size=None, shuffle=True), DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 5, False))):
+        with pytest.raises(ValueError, match="RandomSampler.*shuffle=False"): share(loader, 0, 2)
+
+
+def test_what_tells_the_axis():
+    "A batch norm, with nothing before it, has its neurons second; an LSTM last, even where the sizes would fit the other way."
+    first = nn.Sequential(nn.BatchNorm1d(12), nn.ReLU())
+    found = collect(first, first, torch.randn(5, 12, 100), "all", progress=False)
+    assert set(found.neurons.values()) == {"channel"} and found["1"].n_x == 12
+
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.lstm = nn.Conv1d(3, 7, 1), nn.LSTM(7, 5, batch_first=True)
+        def forward(self, x): return self.lstm(self.conv(x).movedim(1, 2))[0]
+    found = collect(Recurrent(), Recurrent(), torch.randn(4, 3, 7), ["conv", "lstm"], progress=False)
+    assert found.neurons == {"conv": "channel", "lstm": "feature"} and found["lstm"].n_x == 5
+
+
+def test_the_size_of_any_batch():
+    X, words = torch.ones(3, 4), ["a", "b", "c"]
+    for batch in (X, X.numpy(), (X, words), [X], {"x": X, "mask": X}, ({"x": X, "mask": X}, X), {"texts": words}, [words], words): assert _size(batch) == 3
+    with pytest.raises(ValueError, match="holds no batch"): collect(small(0), small(1), DIGITS[:0], progress=False)
+
+
+def test_draws_are_let_go():
+    collect(small(0), small(1), DIGITS[:30], progress=False, positions=Sampled(50, draws=2))
+    gc.collect()
+    assert not any(type(thing) is layers_module._Pass for thing in gc.get_objects())
+
+
+def test_what_another_process_wants_exactly_is_collected_again():
+    "Also where a pair has two calls of one module."
+    models = {"a": resnet(0), "b": resnet(1)}
+    options = {"layers": ["layer1.0.relu"], "progress": False, "cross": True, "preprocess": {"a": torch.neg}}
+    ((pair, collected),) = collect_all(models, IMAGES, **options).items()
+    before = dict(collected)
+    assert len(before) == 4 and {m.route for m in before.values()} == {"gram"}
+    layers_module._again(models, IMAGES, pair, collected, {layer: [(m.n_x, m.n_y, "root")] for layer, m in before.items()}, 128, {"cross": True, "preprocess": {"a": torch.neg}})
+    assert {m.route for m in collected.values()} == {"root"} and same(collected, before)
+
+
 def test_the_file_of_another_pass_is_refused(tmp_path):
     a, b, path = small(0), small(1), tmp_path / "sums.safetensors"
     with pytest.raises(OSError): collect(a, b, Breaking(60), batch_size=20, resume=path, progress=False)
     before = path.read_bytes()
-    for other, data, options, what in ((small(2), Breaking(None), {}, "weights"), (b, DIGITS[1:], {}, "first batch"), (b, Breaking(None), {"layers": "conv"}, "layers"),
+    for other, data, options, what in ((small(2), Breaking(None), {}, "weights"), (b, DIGITS[1:301], {}, "first batch"), (b, Breaking(None), {"layers": "conv"}, "layers"),
                                        (b, Breaking(None), {"precision": "exact"}, "precision"), (b, Breaking(None), {"batch_size": 10}, "first batch")):
         with pytest.raises(ValueError, match=rf"sums.safetensors was left by another pass \({what} differ\): delete it"):
             collect(a, other, data, **{"batch_size": 20, "resume": path, "progress": False} | options)
