@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'Config', 'configs', 'read_config', 'load_config', 'Run', 'train_network', 'read_weights', 'renormalise',
-           'load_member', 'take_network', 'collect_stage', 'simple_sizes', 'match_pair', 'Results', 'accuracies',
-           'summary', 'plot_similarity', 'plot_heat', 'plot_simple', 'plot_training', 'plot_width', 'figures',
-           'reproduce']
+           'settle_norms', 'load_member', 'take_network', 'collect_stage', 'simple_sizes', 'match_pair', 'Results',
+           'accuracies', 'summary', 'plot_similarity', 'plot_heat', 'plot_simple', 'plot_training', 'plot_width',
+           'figures', 'reproduce']
 
 # %% ../nbs/09_paper.ipynb #7a8e431a
+import hashlib
 import json
 import math
 import os
@@ -29,13 +30,17 @@ from importlib.resources import files
 from itertools import combinations
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import get_type_hints
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Normal, Stroke
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from .neurons import COLORS, save_tensors, write_whole
 from .match import check_epsilon
@@ -96,14 +101,20 @@ class Experiment:
         if odd and not self.weights: raise ValueError(f"{self.architecture}: during holds {odd[0]!r}, and the epochs between are 1 to {self.recipe.epochs - 1}")
         if self.weights and (self.during or len({Path(w).stem for w in self.weights}) < max(2, len(self.weights))):
             raise ValueError(f"{self.architecture}: give two or more weights of different names, and no epochs during training")
+        if self.weights and self.changes: raise ValueError(f"{self.architecture}: with weights nothing is trained: leave out {', '.join(self.changes)}")
 
     @property
     def label(self): return self.architecture.replace("/", "-") + ("" if self.width == 1 else f"-w{self.width:g}")
 
     @property
-    def recipe(self):
-        changes = {key: getattr(self, key) for key in ("epochs", "rate", "batch", "decay", "schedule") if getattr(self, key) is not None}
-        return recipe_for(self.architecture, **changes)
+    def changes(self): return {key: getattr(self, key) for key in ("epochs", "rate", "batch", "decay", "schedule") if getattr(self, key) is not None}
+
+    @property
+    def recipe(self): return recipe_for(self.architecture, **self.changes)
+
+    def classes(self, images):
+        "How many classes it tells apart: ImageNet's thousand with torchvision's weights, else those of the images."
+        return 1000 if self.weights and self.architecture.startswith("torchvision/") else len(images.classes)
 
     @property
     def stages(self):
@@ -134,7 +145,9 @@ class Config:
     def __post_init__(self):
         seeds = [s for s in self.seeds if isinstance(s, int) and not isinstance(s, bool) and s >= 0]
         if len(set(seeds)) < max(2, len(self.seeds)): raise ValueError(f"{self.name}: seeds is {list(self.seeds)}, and must be two or more different whole numbers from 0 up")
-        for e in self.epsilon: check_epsilon(e)
+        for e in self.epsilon:
+            try: check_epsilon(e)
+            except (TypeError, ValueError) as error: raise ValueError(f"{self.name}: {error}") from None
         if not self.epsilon or not self.networks: raise ValueError(f"{self.name}: give at least one epsilon and one [[networks]]")
         if min(self.samples, self.orders - 1, self.neurons) < 0: raise ValueError(f"{self.name}: samples and neurons must be 0 or more, orders 1 or more")
         labels = [n.label for n in self.networks]
@@ -160,7 +173,9 @@ def load_config(
 ) -> Config:
     "Read and check a config. Raises what `read_config` raises, and ValueError that names the key, value or architecture that is wrong."
     file, table = read_config(name)
-    networks = tuple(_from_table(Experiment, network, f"[[networks]] number {i} of {file}") for i, network in enumerate(table.pop("networks", []), 1))
+    found = table.pop("networks", [])
+    if not isinstance(found, list) or not all(isinstance(network, dict) for network in found): raise ValueError(f"{file}: networks is no list of tables: write [[networks]], in double brackets, above each architecture")
+    networks = tuple(_from_table(Experiment, network, f"[[networks]] number {i} of {file}") for i, network in enumerate(found, 1))
     return _from_table(Config, {"name": file.removesuffix(".toml"), **table, "networks": networks}, file)
 
 # %% ../nbs/09_paper.ipynb #14d1e1d9
@@ -227,20 +242,24 @@ def train_network(
 
 # %% ../nbs/09_paper.ipynb #c720ee3f
 def read_weights(
-    model,    # a torchvision classifier, whose weights are replaced
-    name,     # the architecture's
+    model,    # a network, whose weights are replaced
+    name,     # its architecture's
     weights,  # the name of torchvision's weights, or a file
 ) -> nn.Module:
-    "Torchvision's weights, which are downloaded, or those in a file. The images it is fed are normalised as these weights want it."
+    "Torchvision's weights, which are downloaded, or those in a file. The images it is fed are normalised as torchvision's want it. Raises ValueError for weights that do not fit, or are none."
     from torchvision import models
     known = {w.name: w for w in models.get_model_weights(name.removeprefix("torchvision/"))} if name.startswith("torchvision/") else {}
     if weights in known:
         state, preset = known[weights].get_state_dict(progress=False, check_hash=True), known[weights].transforms()
         model.register_forward_pre_hook(renormalise(preset.mean, preset.std))
     elif Path(weights).suffix == ".safetensors": return load_checkpoint(weights, model).model
-    elif Path(weights).is_file(): state = torch.load(weights, "cpu", weights_only=True)
+    elif Path(weights).is_file():
+        try: state = torch.load(weights, "cpu", weights_only=True)
+        except (RuntimeError, UnpicklingError, EOFError): raise ValueError(f"{weights} holds no weights: give a state dict that torch.save wrote, or a .safetensors file that train wrote") from None
     else: raise _unknown(f"{name} has no weights, and there is no file,", weights, list(known))
-    model.load_state_dict(state.get("state_dict", state))
+    try: model.load_state_dict(state.get("state_dict", state))
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ValueError(f"{weights} does not fit {name} ({' '.join(str(error).split())[:200]}): give the architecture, width and images that it was trained with") from None
     return model
 
 def renormalise(
@@ -253,6 +272,17 @@ def renormalise(
         return (inputs[0] * b + a - c) / d,
     return hook
 
+def settle_norms(
+    model,   # an untrained network, on `device`
+    images,  # `Images`
+    device,
+) -> nn.Module:  # the same
+    "Batch norm gets the statistics of the images. As it begins, with mean 0 and variance 1, it would let them pass as they are, and they would grow from layer to layer."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for dropout, which is on in the pass
+        update_bn(images.batches(500 - (len(images) % 500 == 1)), model, device)  # a single image in the last batch has no variance
+    return model
+
 def load_member(
     run,         # a `Run`
     experiment,  # an `Experiment`
@@ -263,8 +293,9 @@ def load_member(
     images = run.images("test")
     if experiment.weights or stage == "untrained":
         seed = number if experiment.weights else run.config.seeds[number]
-        model = build(experiment.architecture, len(images.classes), seed, experiment.width, images.shape)
-        if stage == "trained": model = read_weights(build(experiment.architecture, 1000), experiment.architecture, experiment.weights[number])
+        model = build(experiment.architecture, experiment.classes(images), seed, experiment.width, images.shape).to(run.device)
+        if stage == "trained": read_weights(model, experiment.architecture, experiment.weights[number])
+        else: settle_norms(model, images, run.device)
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*unfinished run")  # as meant
@@ -276,12 +307,12 @@ def take_network(
     experiment,  # an `Experiment` with weights
     number,      # which of them
 ) -> dict:  # its description
-    "Describe a network that others have trained; its accuracy where it can be had: on images of ImageNet's thousand classes, and with an output."
+    "Describe a network that others have trained; its accuracy where it can be had: on images of its classes, and with an output."
     member, images = Path(experiment.weights[number]).stem, run.images("test")
     path = run.out / "networks" / f"{experiment.label}-{member}.json"
     if not path.exists():
         model, about = load_member(run, experiment, number, "trained"), {"network": experiment.label, "member": member}
-        if len(images.classes) == 1000 and all(p.isfinite().all() for p in model.parameters()): about["test_accuracy"] = accuracy(model, images)
+        if len(images.classes) == experiment.classes(images) and all(p.isfinite().all() for p in model.parameters()): about["test_accuracy"] = accuracy(model, images)
         write_whole(path, lambda part: part.write_text(json.dumps(about)))
     return json.loads(path.read_text())
 
@@ -333,7 +364,7 @@ def match_pair(
     with run.timed("match", path.stem):
         comparison = Comparison.load(run.moments(experiment, stage, pair))
         if stage == "trained":
-            sizes = {layer: {f"{e:g}": simple_sizes(m, e, run.config.orders, run.config.neurons) for e in run.config.epsilon} for layer, m in comparison.moments.items()}
+            sizes = {layer: {str(e): simple_sizes(m, e, run.config.orders, run.config.neurons) for e in run.config.epsilon} for layer, m in comparison.moments.items()}
             write_whole(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(sizes)))
         comparison.save(path)
     if stage == "trained": _say(f"{experiment.label}, {' and '.join(pair)}: simple matches found")
@@ -432,10 +463,10 @@ def _by_depth(
     ax.set(xlabel="layer, from input to output")
     return fig, ax
 
-def _explain(ax, title):
-    "Title and legend."
+def _explain(ax, title, more=()):
+    "Title and legend, with more entries than were drawn."
     ax.set_title(title, fontsize=10, loc="left")
-    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(handles=[*ax.get_legend_handles_labels()[0], *more], frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 
 def _colors(values): return dict(zip(values, plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values)))))
 
@@ -445,7 +476,7 @@ def plot_similarity(
     epsilon=None,  # one or several of the config's; None for all
     stage="trained",
 ):
-    "Similarity against depth: a line for the mean over all pairs, a band from the lowest to the highest; dashed, the untrained networks."
+    "Similarity against depth: a line for the mean over all pairs, a band from the lowest to the highest; dashed and paler, the same of the untrained networks."
     epsilons = results.config.epsilon if epsilon is None else np.atleast_1d(epsilon)
     trained, before = summary(results, label, stage), summary(results, label, "untrained")
     fig, ax = _by_depth(trained.index)
@@ -454,14 +485,18 @@ def plot_similarity(
         mean, low, high = (trained[how][e].to_numpy() for how in ("mean", "min", "max"))
         ax.fill_between(range(len(mean)), low, high, color=color, alpha=0.25, linewidth=0)
         ax.plot(mean, "o-", color=color, markersize=4, linewidth=2, label=f"ε = {e:g}")
+        ax.fill_between(range(len(mean)), before["min"][e], before["max"][e], color=color, alpha=0.1, linewidth=0)
         ax.plot(before["mean"][e].to_numpy(), "--", color=color, linewidth=1)
     ax.set(ylim=(-0.03, 1.05), ylabel="maximum match similarity")
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    _explain(ax, f"{label}, {stage}: mean and range of {results.count(label)}; dashed: untrained")
+    chance = math.floor(1000 * results.similarities.query("network == @label").chance.min()) / 1000
+    _explain(ax, f"{label}, {stage}: mean and range of {results.count(label)}; chance alone: 0 below ε = {chance:g}", [Line2D([], [], color="#555", linestyle="--", linewidth=1, label="untrained")])
     return fig
 
 # %% ../nbs/09_paper.ipynb #9be41cf6
 _GRID = np.linspace(0, 0.995, 200)
+
+def _outline(width): return [Stroke(linewidth=width, foreground="#333"), Normal()]  # white lines on yellow
 
 def plot_heat(
     results,  # `Results`
@@ -475,8 +510,8 @@ def plot_heat(
     fig, ax = _by_depth(layers)
     image = ax.pcolormesh(np.arange(len(layers)), _GRID, heat, cmap="viridis", vmin=0, vmax=1, shading="nearest", rasterized=True)
     half = np.array([_GRID[np.argmax(column >= 0.5)] if column.max() >= 0.5 else np.nan for column in heat.T])
-    ax.step(np.arange(len(layers)), half, where="mid", color="white", linewidth=2)
-    for e in results.config.epsilon: ax.axhline(e, color="white", linewidth=0.5, alpha=0.6)
+    ax.step(np.arange(len(layers)), half, where="mid", color="white", linewidth=2, path_effects=_outline(4))
+    for e in results.config.epsilon: ax.axhline(e, color="white", linewidth=0.6, path_effects=_outline(1.4))
     ax.set(ylim=(0, 1), ylabel="ε")
     ax.set_title(f"{label}, {stage}: similarity; white, the ε at which half of the layer matches", fontsize=10, loc="left")
     fig.colorbar(image, ax=ax, label="maximum match similarity")
@@ -488,23 +523,19 @@ def plot_simple(
     label,    # of one architecture
     what="size",  # "size", the median of each order, or "count"
 ):
-    "Sizes or numbers of simple matches against depth: the mean over pairs and orders, and the range over the orders of one pair, at its widest."
+    "Sizes or numbers of simple matches against depth, the mean over the pairs that match: a point for all orders, a bar from the lowest order to the highest."
     rows = results.simple.query("network == @label")
-    layers = list(dict.fromkeys(rows.layer))
+    layers, most = list(dict.fromkeys(rows.layer)), results.config.neurons
     fig, ax = _by_depth(layers)
-    for e, color in _colors(results.config.epsilon).items():
-        one = rows[rows.epsilon == e]
-        grouped = one.groupby("depth")[what]
-        mean = grouped.mean().reindex(range(len(layers)))
-        by_pair = one.groupby(["depth", "pair"])[what].agg(["min", "max"])
-        reach = (by_pair["max"] - by_pair["min"]).groupby("depth").max().reindex(range(len(layers)))
-        place = np.arange(len(layers)) + 0.08 * (list(results.config.epsilon).index(e) - 2)
-        ax.errorbar(place, mean, reach / 2, fmt="o-", color=color, markersize=4, linewidth=1.2, elinewidth=3, label=f"ε = {e:g}")
+    for i, (e, color) in enumerate(_colors(results.config.epsilon).items()):
+        by_pair = rows[(rows.epsilon == e) & (rows.matched > 0)].groupby(["depth", "pair"])[what].agg(["mean", "min", "max"])
+        mean, low, high = by_pair.groupby("depth").mean().reindex(range(len(layers))).to_numpy().T
+        ax.errorbar(np.arange(len(layers)) + 0.08 * (i - 2), mean, (mean - low, high - mean), fmt="o-", color=color, markersize=4, linewidth=1.2, elinewidth=3, label=f"ε = {e:g}")
     ax.set_yscale("symlog", linthresh=1)
-    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, max(1, rows[what].max()) * 1.5), ylabel={"size": "neurons in a simple match (median)", "count": "simple matches"}[what])
+    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, max(1, rows[what].max()) * 1.5), ylabel={"size": "neurons in a simple match (median)", "count": f"simple matches{f' around up to {most} neurons, drawn' if most else ''}"}[what])
     ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-    _explain(ax, f"{label}: {results.count(label)}, {results.config.orders} orders; bars: the widest range over the orders of a pair")
+    _explain(ax, f"{label}: mean over the pairs that match, of {results.count(label)};\nbars: from the lowest to the highest of {results.config.orders} orders")
     return fig
 
 # %% ../nbs/09_paper.ipynb #1ca6c00b
@@ -532,24 +563,30 @@ def plot_width(
     results,  # `Results` of networks of one architecture
     epsilon,  # one of the config's
 ):
-    "Similarity against depth for several widths of one architecture: the mean over all pairs."
-    fig, ax = _by_depth(summary(results, results.labels[0]).index)
-    for label, color in _colors(results.labels).items():
+    "Similarity against depth for several widths of one architecture: the mean over all pairs. The title names a width without a pair."
+    there, lost = ([label for label in results.labels if bool(results.pairs(label)) == drawn] for drawn in (True, False))
+    fig, ax = _by_depth(summary(results, (there or lost)[0]).index)
+    for label, color in _colors(there).items():
         _draw_range(ax, summary(results, label), epsilon, color, f"width {results.experiment(label).width:g}")
     ax.set(ylim=(-0.03, 1.05), ylabel="maximum match similarity")
-    _explain(ax, f"ε = {epsilon:g}: mean and range of all pairs")
+    _explain(ax, f"ε = {epsilon:g}: mean and range of all pairs" + f"; no pair of {', '.join(lost)}" * bool(lost))
     return fig
 
 # %% ../nbs/09_paper.ipynb #8309f53c
 def _begin(run):
-    "Make the folder and mark it with the config and the data. Raises ValueError where it holds the results of another."
-    mark = {"config": asdict(run.config), "data": {split: run.images(split).fingerprint() for split in _splits(run.config)}}
+    "Make the folder and mark it with the config, the data and the files of weights. Raises ValueError where it holds the results of another."
+    mark = {"config": asdict(run.config), "data": {split: run.images(split).fingerprint() for split in _splits(run.config)},
+            "weights": {w: _digest(w) for e in run.config.networks for w in e.weights if Path(w).is_file()}}
     mark, path = json.loads(json.dumps(mark)), run.out / "config.json"
     if path.exists():
-        odd = [f"{key}: {old}, not {new}" for key, old, new in _differing(json.loads(path.read_text()), mark) if not key.endswith((".about", ".name"))]
+        odd = [f"{key}: {old}, not {new}" for key, old, new in _differing(json.loads(path.read_text()), mark) if not key.endswith((".about", ".name")) and not (key.startswith("weights") and None in (old, new))]
         if odd: raise ValueError(f"{run.out} holds results of another config ({'; '.join(odd[:4])}): choose another folder, or delete this one to begin afresh")
     else: write_whole(path, lambda part: part.write_text(json.dumps(mark, indent=1)))
     return mark["data"]
+
+def _digest(file):
+    "A short text that changes when a file does."
+    with open(file, "rb") as f: return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 def _splits(config): return ["train", "test"] if any(not e.weights for e in config.networks) else ["test"]
 
@@ -590,7 +627,7 @@ def figures(
         yield f"{label}-profile", plot_heat(results, label)
         for what in ("size", "count"): yield f"{label}-simple-{what}", plot_simple(results, label, what)
         if results.experiment(label).during: yield f"{label}-training", plot_training(results, label, max(results.config.epsilon))
-    if one_architecture and all(map(results.pairs, results.labels)): yield "width", plot_width(results, max(results.config.epsilon))
+    if one_architecture and any(map(results.pairs, results.labels)): yield "width", plot_width(results, max(results.config.epsilon))
 
 def _draw_all(
     results,  # `Results`
@@ -651,8 +688,10 @@ def _compare_stages(run, pool, networks):
     _each(pool, match_pair, match)
 
 def _write_results(run, networks, fingerprints, machine):
-    "The provenance: what was run, on which data, with what, and how long it took."
+    "The provenance: what was run, on which data, with what, and how long it took; left as it is where this call made nothing."
     lines = pd.DataFrame(_lines(run.out / "log.jsonl"))
+    made = lines.stage[lines.index > lines.index[lines.stage == "begin"][-1]].isin(("train", "collect", "match")).any()
+    if not made and (run.out / "results/results.json").exists(): return
     seconds = {stage: {"wall": round(rows.wall.sum(), 1), "cpu": round(rows.cpu.sum(), 1)} for stage, rows in lines.groupby("stage") if stage in ("train", "collect", "match")}
     elapsed = lines["at"].groupby((lines.stage == "begin").cumsum()).agg(lambda at: at.iloc[-1] - at.iloc[0])  # of each time the command was given
     images = {split: {"images": len(run.images(split)), "fingerprint": f} for split, f in fingerprints.items()}

@@ -16,9 +16,11 @@ from PIL import Image
 
 from submatch_nb.cli import main
 from submatch_nb.comparison import EPSILONS, Comparison, compare
-from submatch_nb.networks import build, load_checkpoint, load_data
+from submatch_nb.layers import Sampled
+from submatch_nb.networks import Images, build, load_checkpoint, load_data
 from submatch_nb.neurons import load_tensors
-from submatch_nb.paper import Results, accuracies, configs, figures, load_config, plot_similarity, plot_width, renormalise, reproduce, simple_sizes, summary
+from submatch_nb.paper import (Results, Run, accuracies, configs, figures, load_config, load_member, match_pair, plot_heat, plot_similarity, plot_simple, plot_width, renormalise, reproduce,
+                               settle_norms, simple_sizes, summary)
 from submatch_nb.simple import simple_matches
 
 TOY = """
@@ -85,9 +87,35 @@ def test_results_are_what_compare_gives(straight):
         assert ours.layers == plain.layers and ours.neurons == plain.neurons and not ours.moments
         for layer in ours.layers:
             for side in "xy": assert np.allclose(getattr(ours.profiles[layer], side), getattr(plain.profiles[layer], side), atol=1e-6)
-    untrained = [build("digits-vgg", seed=s, width=0.5) for s in (0, 2)]
+    untrained = [settle_norms(build("digits-vgg", seed=s, width=0.5), images, "cpu") for s in (0, 2)]
     plain = compare(*untrained, images, progress=False)
     for layer, p in results.comparisons["digits-vgg-w0.5", "untrained", ("seed0", "seed2")].profiles.items(): assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
+
+
+def test_untrained_networks_have_the_statistics_of_the_images(toy):
+    "Batch norm of an untrained network, from one batch of all images; the same again, whatever was drawn before; the trained keep theirs, and a network without batch norm is as it was."
+    run, images = Run(load_config(toy), Path("nowhere"), "digits", "cpu"), load_data("digits", "test")
+    net = load_member(run, run.config.networks[0], 1, "untrained")
+    plain, (x, _) = build("digits-vgg", seed=1, width=0.5), images.batch(range(len(images)))
+    first, values = net.conv1_1.norm, plain.conv1_1.conv(x).detach()
+    assert not net.training and first.running_mean.abs().min() > 0 and not plain.conv1_1.norm.running_mean.any()
+    assert torch.allclose(first.running_mean, values.mean((0, 2, 3)), atol=1e-6) and torch.allclose(first.running_var, values.var((0, 2, 3)), rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters()))
+    normed = first(net.conv1_1.conv(x))
+    assert normed.mean((0, 2, 3)).abs().max() < 1e-4 and (normed.var((0, 2, 3)) - 1).abs().max() < 1e-2
+    torch.rand(5)
+    again, state = load_member(run, run.config.networks[0], 1, "untrained"), torch.get_rng_state()
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
+    mlp = build("digits-mlp")
+    settled = settle_norms(build("digits-mlp"), images, "cpu")
+    assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(a, b) for a, b in zip(mlp.state_dict().values(), settled.state_dict().values()))
+
+
+def test_one_image_more_than_the_batches_hold():
+    "501 images whose last layers have one position: a batch of one would have no variance."
+    images = Images(torch.randint(0, 255, (501, 3, 8, 8), dtype=torch.uint8), torch.zeros(501, dtype=torch.int64), ["one"], "501")
+    net = settle_norms(build("resnet18", 1, 0, 0.0625, images.shape), images, "cpu")
+    assert all(t.isfinite().all() for t in net.state_dict().values()) and net.conv1.norm.num_batches_tracked == 2
 
 
 def test_stages_are_different_networks(straight):
@@ -165,6 +193,22 @@ def test_nothing_is_made_twice(toy, straight, monkeypatch, capsys):
     assert before == {p: p.stat().st_mtime_ns for p in before} and "3 of 3" in capsys.readouterr().out
 
 
+def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(straight, out)
+    path = out / "results/results.json"
+    about = json.loads(path.read_text()) | {"machine": "another"}
+    path.write_text(json.dumps(about))
+    reproduce(toy, out, workers=1)
+    assert json.loads(path.read_text()) == about
+    (out / "results/digits-vgg-w0.5_epoch1_seed0_seed1.safetensors").unlink()
+    reproduce(toy, out, workers=1)
+    assert json.loads(path.read_text())["machine"]["device"] == "cpu"
+    path.unlink()
+    reproduce(toy, out, workers=1)
+    assert path.exists()
+
+
 # What is wrong
 
 @pytest.mark.parametrize("change, message", [
@@ -174,13 +218,30 @@ def test_nothing_is_made_twice(toy, straight, monkeypatch, capsys):
     (('"digits-vgg"', '"torchvision/resnet51"'), "torchvision has no classifier 'resnet51'.*did you mean 'resnet50'"),
     (('epochs = 4', 'epochs = "four"'), "epochs is 'four'.*int"), (('epochs = 4', 'epochs = true'), "epochs is True"), (('[1, 2]', '[1, 4]'), "during holds 4.*1 to 3"),
     (('"ramp"', '"cosine"'), "schedule is 'cosine': choose steps or ramp"), (('[0, 1, 2]', '[0, 0, 1]'), "seeds is"), (('[0, 1, 2]', '[0]'), "two or more"),
-    (('orders = 2', 'epsilon = [0.3, 1.5]'), "epsilon"), (('orders = 2', 'orders = 0'), "orders 1 or more"), (('width = 0.5', 'width = -1'), "above 0"),
-    (('architecture = "digits-vgg"', ''), "lacks the key 'architecture'"), (('[[networks]]', '[networks'), "not a TOML file"), (('width = 0.5', 'weights = ["a", "b"]'), "no epochs during")])
+    (('orders = 2', 'orders = 0'), "orders 1 or more"), (('width = 0.5', 'width = -1'), "above 0"),
+    (('architecture = "digits-vgg"', ''), "lacks the key 'architecture'"), (('[[networks]]', '[networks'), "not a TOML file"), (('width = 0.5', 'weights = ["a", "b"]'), "no epochs during"),
+    (('during = [1, 2]', 'weights = ["a", "b"]'), "with weights nothing is trained: leave out epochs, rate, schedule"), (('[[networks]]', '[networks]'), r"toy.toml: networks is no list of tables: write \[\[networks\]\]"),
+    (('orders = 2', 'epsilon = ["0.3"]'), "toy: epsilon is '0.3', not a number"),
+    (('orders = 2', 'epsilon = [0.3, 1.5]'), "toy: epsilon is 1.5")])
 def test_wrong_configs(change, message, tmp_path):
     path = tmp_path / "toy.toml"
     path.write_text(TOY.replace(*change))
     assert path.read_text() != TOY
     with pytest.raises(ValueError, match=message): load_config(path)
+
+
+def test_networks_that_are_no_tables(tmp_path):
+    (tmp_path / "mine.toml").write_text('networks = ["digits-vgg"]')
+    with pytest.raises(ValueError, match=r"mine.toml: networks is no list of tables: write \[\[networks\]\]"): load_config(tmp_path / "mine.toml")
+
+
+def test_any_epsilon(tmp_path):
+    "Those that differ in the seventh digit are two, and are found again."
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY.replace("orders = 2", "orders = 1\nneurons = 2\nepsilon = [0.49999999, 0.3333333, 0.5]").replace("during = [1, 2]", "").replace("epochs = 4", "epochs = 0"))
+    results = reproduce(path, tmp_path / "run", workers=1)
+    counts = results.simple.groupby("epsilon").size()
+    assert list(counts.index) == [0.3333333, 0.49999999, 0.5] and counts.nunique() == 1 and counts.iloc[0] == 3 * 6
 
 
 def test_no_such_config(tmp_path):
@@ -247,8 +308,9 @@ def test_samples_are_drawn_where_a_layer_has_more(toy, tmp_path):
     results = reproduce(path, tmp_path / "run", workers=1)
     compared = results.comparisons["digits-vgg-w0.5", "trained", ("seed0", "seed1")]
     assert compared.counts == {"conv1_1.relu": 400, "conv1_2.relu": 400, "conv2_1.relu": 400, "conv2_2.relu": 400, "fc1.relu": 360, "fc2.relu": 360}
-    again = results.comparisons["digits-vgg-w0.5", "untrained", ("seed0", "seed1")]  # without an epoch of training the same networks, so the same samples give the same
-    for layer in compared.layers: assert np.array_equal(compared.profiles[layer].x, again.profiles[layer].x)
+    nets = [load_checkpoint(tmp_path / f"run/networks/digits-vgg-w0.5-seed{s}.safetensors").model for s in (0, 1)]
+    again = compare(*nets, load_data("digits", "test"), positions=Sampled(400, draws=1), progress=False)  # the same samples give the same
+    for layer in compared.layers: assert np.allclose(compared.profiles[layer].x, again.profiles[layer].x, rtol=0, atol=1e-9)
 
 
 # Weights of others
@@ -286,6 +348,35 @@ def test_weights_of_others(tmp_path):
         reproduce(config, tmp_path / "third", tmp_path / "imagenet", workers=1)
 
 
+def test_weights_for_our_own_architectures(tmp_path):
+    "Width, classes and shape are those of the config and the images; what does not fit, or is none, is named; and a file that was written anew is noticed."
+    for seed in (5, 6): torch.save(build("digits-mlp", 10, seed, 0.25).state_dict(), tmp_path / f"mlp-{seed}.pth")
+    config, out = tmp_path / "own.toml", tmp_path / "run"
+    def write(architecture="digits-mlp", width=0.25, names=("mlp-5.pth", "mlp-6.pth")):
+        config.write_text(f'data = "digits"\n[[networks]]\narchitecture = "{architecture}"\nwidth = {width}\nweights = {json.dumps([str(tmp_path / name) for name in names])}')
+    write()
+    results, images = reproduce(config, out, workers=1), load_data("digits", "test")
+    plain = compare(*(build("digits-mlp", 10, seed, 0.25) for seed in (5, 6)), images, progress=False)
+    for layer, p in results.comparisons["digits-mlp-w0.25", "trained", ("mlp-5", "mlp-6")].profiles.items(): assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
+    assert 0 <= accuracies(results)["lowest accuracy"].iloc[0] < 0.5
+
+    write(width=0.5)
+    with pytest.raises(ValueError, match="mlp-5.pth does not fit digits-mlp .*size mismatch.*give the architecture, width and images"): reproduce(config, tmp_path / "other", workers=1)
+    (tmp_path / "junk.pth").write_text("no weights")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, message in (("junk.pth", "junk.pth holds no weights"), ("list.pth", "list.pth does not fit digits-mlp")):
+        write(names=(name, "mlp-6.pth"))
+        with pytest.raises(ValueError, match=message): reproduce(config, tmp_path / name.replace(".", "-"), workers=1)
+
+    write()
+    torch.save(build("digits-mlp", 10, 7, 0.25).state_dict(), tmp_path / "mlp-6.pth")
+    with pytest.raises(ValueError, match="another config .weights..*mlp-6.pth: [0-9a-f]{16}, not [0-9a-f]{16}.: choose another folder"): reproduce(config, out, workers=1)
+    mark = json.loads((out / "config.json").read_text())
+    del mark["weights"]
+    (out / "config.json").write_text(json.dumps(mark))
+    reproduce(config, out, workers=1)  # a folder of before the mark held them
+
+
 def test_images_are_normalised_as_the_weights_want():
     x = torch.rand(2, 3, 4, 4)
     given = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -314,6 +405,52 @@ def test_width_config_at_toy_size(tmp_path):
     results = reproduce(path, tmp_path / "run", workers=1)
     assert "width" in [p.stem for p in (tmp_path / "run/figures").iterdir()]
     assert {text.get_text() for text in plot_width(results, 0.5).axes[0].get_legend().get_texts()} == {"width 0.25", "width 0.5"}
+
+
+def test_widths_that_have_pairs_are_drawn(tmp_path, monkeypatch):
+    "One width has lost all networks but one: it is named, the others are drawn."
+    monkeypatch.setattr(Results, "pairs", lambda self, label, plain=Results.pairs: [] if label.endswith("0.25") else plain(self, label))
+    path = tmp_path / "width.toml"
+    path.write_text('data = "digits"\nseeds = [0, 1]\n' + "".join(f'[[networks]]\narchitecture = "digits-mlp"\nepochs = 1\nwidth = {w}\n' for w in (0.25, 0.5)))
+    results = reproduce(path, tmp_path / "run", workers=1)
+    (ax,) = dict(figures(results))["width"].axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["width 0.5"] and ax.get_title("left").endswith("no pair of digits-mlp-w0.25")
+
+
+# The figures of the paper's question
+
+def stored(): return Results(Path(__file__).parents[1] / "nbs/results/laptop")
+
+
+def test_figures_say_what_is_dashed_and_what_chance_gives():
+    results = stored()
+    for label in results.labels:
+        (ax,) = plot_similarity(results, label).axes
+        chance = results.similarities.query("network == @label").chance.min()
+        said = float(ax.get_title("left").split("chance alone: 0 below ε = ")[1])
+        assert 0 <= chance - said < 0.001 and ax.get_legend().get_texts()[-1].get_text() == "untrained" and ax.get_legend().get_lines()[-1].get_linestyle() == "--"
+        bands = [c.get_paths()[0].vertices[:, 1] for c in ax.collections]
+        assert len(bands) == 2 * len(EPSILONS) and bands[-1].max() == summary(results, label, "untrained")["max"][0.5].max()
+
+
+def test_bars_reach_from_the_lowest_order_to_the_highest():
+    results = stored()
+    rows = results.simple.query("network == 'vgg16_bn-w0.25' and layer == 'fc2.relu' and epsilon == 0.25 and matched > 0")
+    by_pair = rows.groupby("pair")[["size", "count"]].agg(["mean", "min", "max"])
+    assert len(by_pair) == 2  # of three
+    for what in ("size", "count"):
+        (ax,) = plot_simple(results, "vgg16_bn-w0.25", what).axes
+        line, _, (bars,) = ax.containers[EPSILONS.index(0.25)].lines
+        assert line.get_ydata()[-1] == pytest.approx(by_pair[what, "mean"].mean()) and np.isnan(line.get_ydata()[1])
+        assert bars.get_segments()[-1][:, 1] == pytest.approx([by_pair[what, "min"].mean(), by_pair[what, "max"].mean()])
+    assert ax.get_ylabel() == "simple matches"
+    object.__setattr__(results.config, "neurons", 16)
+    assert plot_simple(results, "vgg16_bn-w0.25", "count").axes[0].get_ylabel() == "simple matches around up to 16 neurons, drawn"
+
+
+def test_lines_on_the_heat_map_have_an_outline():
+    ax = plot_heat(stored(), "vgg16_bn-w0.25").axes[0]
+    assert len(ax.lines) == 1 + len(EPSILONS) and all(line.get_path_effects() for line in ax.lines)
 
 
 def test_command_line_says_what_is_wrong(toy, tmp_path, capsys):
