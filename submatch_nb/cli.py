@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from .neurons import load_tensors, write_whole
 from .match import check_epsilon
-from .networks import ARCHITECTURES, build, load_checkpoint, load_data, recipe_for, train, untrained
+from .networks import ARCHITECTURES, build, load_checkpoint, load_data, recipe_for, settle_norms, train, untrained
 from .layers import KINDS, POSITIONS, processes, together
 from .comparison import EPSILONS, Comparison, Comparisons, _collect, compare_activations, holds, load_checkpoints
 from .explorer import save_html
@@ -181,7 +181,7 @@ def _report(
 ):
     "Compare networks, and the same untrained; print the table, save everything."
     images = _suits(list(networks.values()), images)
-    comparison, baseline = (_compared({name: model(net) for name, net in networks.items()}, images, layers, **options) for model in (lambda net: net.model, lambda net: untrained(net.about)))
+    comparison, baseline = (_compared({name: model(net) for name, net in networks.items()}, images, layers, **options) for model in (lambda net: net.model, lambda net: settle_norms(untrained(net.about), images)))
     if comparison is None: return
     crossed = layers == "cross"
     simple = None if crossed or len(networks) > 2 else simple

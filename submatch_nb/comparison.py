@@ -97,27 +97,34 @@ class Comparison:
 
     @property
     def grid(self) -> pd.DataFrame | None:
-        "Where layers of a met more than one layer of b: the name of each pair, a row for each layer of a, a column for each of b; else None."
+        "Where a layer met more than one of the other network: the name of each pair, a row for each layer of a, a column for each of b; else None."
         pairs = {(a, b or a): layer for layer in self.layers for a, _, b in [layer.partition(" ~ ")]}
         rows, columns = (pd.Index(dict.fromkeys(side), name=name) for side, name in zip(zip(*pairs), "ab"))
-        if len(pairs) <= max(len(rows), len(columns)): return None
+        if len(pairs) == len(rows) == len(columns): return None
         return pd.DataFrame([[pairs.get((a, b)) for b in columns] for a in rows], rows, columns)
 
     @property
     def counts(self) -> dict[str, int]: return {layer: profile.count for layer, profile in self.profiles.items()}
 
+    def _at(self,
+        layer,  # its name
+    ) -> Profile:
+        "The profile of one layer. Raises KeyError, naming the layers there are, where there is none."
+        if layer in self.profiles: return self.profiles[layer]
+        raise KeyError(f"no layer {layer!r} in this comparison; its layers: {', '.join(self.layers)}")
+
     def similarity(self,
         layer,    # its name
         epsilon,  # in [0, 1)
     ) -> float:
-        "Maximum match similarity of one layer; the mean over the draws where positions were sampled."
-        return float(np.mean([p.similarity(epsilon) for p in self.draws.get(layer, [self.profiles[layer]])]))
+        "Maximum match similarity of one layer; the mean over the draws where positions were sampled. Raises KeyError for a layer that is not there."
+        return float(np.mean([p.similarity(epsilon) for p in self.draws.get(layer, [self._at(layer)])]))
 
     def says_nothing(self,
         layer,  # its name
     ) -> bool:
-        "Has the layer no more samples than live neurons, so that everything matches everything?"
-        return self.profiles[layer].count <= self.profiles[layer].live
+        "Has at least one network no fewer live neurons than there are samples, so that its span can hold every neuron of the other? Raises KeyError for a layer that is not there."
+        return self._at(layer).count <= self._at(layer).live
 
     @classmethod
     def load(cls,
@@ -156,15 +163,15 @@ def compare(
     batch_size=128,  # inputs in a batch, where `data` does not come in batches
     progress=True,   # show a progress bar
     precision="auto",  # "auto": second moments, or an R factor for layers that need it; "exact": an R factor for every layer
-    preprocess=None, # a function for each network: called with each batch, it gives the network's own; None: as it is
+    preprocess=None, # a function for each network, in a list or a dict with "first", "second" or both; called with each batch, it gives the network's own; None: as it is
     distributed=False,  # the data are shared among all processes of torch.distributed's group, which must all call this; each gets the whole result
-    **options,       # `positions`, `neurons`, `cross` of `collect_all`
+    **options,       # `positions`, `neurons`, `cross`, `resume` of `collect_all`
 ) -> Comparison:
     """To what extent do two networks learn the same representation? Every layer, every epsilon, in one pass over the data.
 
     How sure every membership is: `.profiles[layer].lower`, `.upper` and `.undecided(epsilon)`; `.profiles[layer].route` says what it was computed from.
 
-    The similarity is the maximum match similarity of Wang et al. 2018 (arXiv:1810.11750). Raises what `collect` raises;
+    The similarity is the maximum match similarity of Wang et al. 2018 (arXiv:1810.11750). Raises what `collect` raises, where the networks a and b are called "first" and "second";
     warns, naming the layer, where the neurons span all of sample space, so that their similarity means nothing.
     """
     models, options = {"first": model_a, "second": model_b}, {"batch_size": batch_size, "progress": progress, "precision": precision, **options}
@@ -415,10 +422,9 @@ def plot_profile(self: Comparison,
     baseline=None,  # another `Comparison` with the same layers, drawn dashed
 ) -> plt.Figure:
     "Similarity of one layer against epsilon, and the share of each network that matches. Raises KeyError for a layer that is not there."
-    if layer not in self.profiles: raise KeyError(f"no layer {layer!r} in this comparison; its layers: {', '.join(self.layers)}")
-    others = _baselines(baseline, self)
+    profile, others = self._at(layer), _baselines(baseline, self)
     with _style(7):
-        profile, (fig, ax) = self.profiles[layer], _figure(7, 3.6)
+        fig, ax = _figure(7, 3.6)
         draw_profile(profile, epsilon, ax, others[0].profiles[layer] if others else None)
         ax.set_title(f"{layer}: {len(profile.x)} + {len(profile.y)} {self.neurons[layer]}s, {profile.count:,} samples")
     return fig
@@ -428,8 +434,8 @@ def plot_profile(self: Comparison,
 def matrix(self: Comparison,
     epsilon=0.3,  # in [0, 1)
 ) -> pd.DataFrame:  # a row for each layer of a, a column for each layer of b; NaN where two were not compared
-    "Similarity of every layer with every layer at one epsilon. Raises ValueError where each layer met only one other."
-    if self.grid is None: raise ValueError('each layer was compared with one other only, so there is no matrix: compare with layers="cross"')
+    "Similarity of every layer with every layer at one epsilon. Raises ValueError where no layer met more than one other."
+    if self.grid is None: raise ValueError('no layer met more than one other, so there is no matrix: compare with layers="cross" where a network has several layers')
     return self.grid.map(lambda layer: self.similarity(layer, epsilon), na_action="ignore").astype(float)
 
 # %% ../nbs/07_comparison.ipynb #10268e04
@@ -451,6 +457,14 @@ def _write_values(
         ax.text(j, i, f"{value:.2f}".lstrip("0") if 0.005 <= value < 0.995 else f"{value:.0f}", ha="center", va="center", fontsize=size, color="black" if light else "white")
 
 # %% ../nbs/07_comparison.ipynb #87fbd6c5
+def _upright(
+    names,  # of layers
+    room,   # for each, in inches
+) -> float:
+    "Length in inches of the longest name where it has no room, so that all must stand upright; else 0."
+    length = max(map(len, names)) * plt.rcParams["font.size"] / 120
+    return length * (length > room)
+
 def _draw_cells(
     ax,
     comparisons,  # a list, all of the same layers
@@ -460,15 +474,14 @@ def _draw_cells(
     "The heat map of their mean: cells, numbers where there is room, names of the layers."
     first, size = comparisons[0], plt.rcParams["font.size"]
     values = np.mean([c.matrix(epsilon) for c in comparisons], 0)
-    mesh = ax.pcolormesh(np.arange(values.shape[1]), np.arange(values.shape[0]), np.ma.masked_invalid(values), shading="nearest",
+    mesh = ax.pcolormesh(np.arange(values.shape[1] + 1) - 0.5, np.arange(values.shape[0] + 1) - 0.5, np.ma.masked_invalid(values),
                          cmap=_shades(), vmin=0, vmax=1, edgecolors=ax.get_facecolor(), linewidth=0.5)
     for (i, j), layer in np.ndenumerate(first.grid):
         if layer and any(c.says_nothing(layer) for c in comparisons):
             ax.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor=COLORS["chance"], linewidth=0))
     if min(cell[0] / 2, cell[1]) > 1.1 * size / 72: _write_values(ax, values, mesh, 0.9 * size)
     rows, columns = (_short(list(names)) for names in (first.grid.index, first.grid.columns))
-    upright = max(map(len, columns)) * 0.6 * size / 72 > cell[0]
-    ax.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0, fontsize=min(size, 72 * cell[0]))
+    ax.set_xticks(range(len(columns)), columns, rotation=90 if _upright(columns, cell[0]) else 0, fontsize=min(size, 72 * cell[0]))
     ax.set_yticks(range(len(rows)), rows, fontsize=min(size, 72 * cell[1]))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -482,21 +495,22 @@ def _draw_matrices(
     width,        # in inches
 ) -> plt.Figure:
     "A heat map for each epsilon, input at the lower left; of several comparisons their mean."
-    epsilon, others, (rows, columns) = _epsilons(epsilon), _baselines(baseline, comparisons[0]), comparisons[0].grid.shape
-    parts = [comparisons, others] if others else [comparisons]
+    epsilon, others, grid = _epsilons(epsilon), _baselines(baseline, comparisons[0]), comparisons[0].grid
+    parts, (rows, columns) = [comparisons, others] if others else [comparisons], grid.shape
     wide = min((width - 1.9) / len(epsilon) / columns, 0.6)
     cell = wide, min(wide, 0.36)
+    high = len(parts) * (cell[1] * rows + 0.3)
     with _style(width):
         fig, axes = plt.subplots(len(parts), len(epsilon), squeeze=False, sharex=True, sharey=True, layout="constrained", dpi=100,
-                                 figsize=(wide * columns * len(epsilon) + 1.9, len(parts) * (cell[1] * rows + 0.3) + 0.9))
+                                 figsize=(wide * columns * len(epsilon) + 1.9, high + 0.9 + _upright(_short(list(grid.columns)), wide)))
         plt.close(fig)
-        for part, row, name in zip(parts, axes, ("", "baseline, ")):
+        for part, row, name in zip(parts, axes, ("", "baseline, " if wide * columns > 1.3 else "baseline\n")):
             for e, ax in zip(epsilon, row):
                 mesh = _draw_cells(ax, part, e, cell)
                 ax.set_title(f"{name}ε = {e:g}", fontsize="medium")
         for label, network in ((fig.supxlabel, "b"), (fig.supylabel, "a")):
             label(f"layers of network {network.upper()}", fontsize="medium", color=plt.rcParams["text.color"] if _dark() else COLORS[network])
-        bar = fig.colorbar(mesh, ax=axes, label="maximum match similarity", ticks=np.arange(0, 1.01, 0.25), aspect=25)
+        bar = fig.colorbar(mesh, ax=axes, label="maximum match similarity" if high > 1.9 else "maximum match\nsimilarity", ticks=np.arange(0, 1.01, 0.25), aspect=25)
         bar.outline.set_visible(False)
     return fig
 
@@ -507,7 +521,7 @@ def plot_matrix(self: Comparison,
     baseline=None,  # another `Comparison` with the same layers, or several, in a row below
     width=7,        # of the figure in inches, at most: 7 for a page, 3.4 for a column of it
 ) -> plt.Figure:
-    "Every layer against every layer as a heat map, input at the lower left. Raises ValueError where each layer met only one other."
+    "Every layer against every layer as a heat map, input at the lower left. Raises ValueError where no layer met more than one other."
     self.matrix()
     return _draw_matrices([self], epsilon, baseline, width)
 
@@ -588,7 +602,7 @@ def compare_all(
     layers="relu",   # a kind ("relu", "conv", "linear", "all"), a name, a pattern ("layer3.*.relu"), or a list of these; "cross" for every layer with every other
     preprocess=None, # a function for each network, in a list or by name; called with each batch, it gives the network's own; None: as it is
     distributed=False,  # as in `compare`
-    **options,       # `batch_size`, `progress`, `precision`, `positions`, `neurons` of `collect_all`
+    **options,       # `batch_size`, `progress`, `precision`, `positions`, `neurons`, `cross`, `resume` of `collect_all`
 ) -> Comparisons:
     """Every pair of several networks, in one pass over the data that runs each network once.
 
@@ -602,21 +616,21 @@ def compare_all(
 def table(self: Comparisons,
     epsilon=EPSILONS,  # one or several, each in [0, 1)
     pairs=False,       # the table of every pair instead of the mean
-    baseline=None,     # a `Comparison` with the same layers, or several
+    baseline=None,     # a `Comparison` with the same layers, or several, whose mean stands beside
 ) -> pd.DataFrame:     # a row for each layer; with `pairs` for each pair and layer
     """Mean similarity over all pairs by layer at each epsilon, with its standard deviation over the pairs ("±"); neurons and dead neurons are means too, "chance ε" is the lowest.
 
     Raises ValueError for a baseline of other layers.
     """
-    tables = pd.concat({pair: c.table(epsilon) for pair, c in self.items()}, names=["a", "b", "layer"])
+    tables = pd.concat({pair: c.table(epsilon, baseline=baseline) for pair, c in self.items()}, names=["a", "b", "layer"])
     if pairs: return tables
-    others, layers = _baselines(baseline, self), tables.groupby("layer", sort=False)
+    layers = tables.groupby("layer", sort=False)
     rows = layers[["neuron", "samples"]].first()
     for name in ("neurons", "dead"): rows[name] = layers[[f"{name} a", f"{name} b"]].mean().mean(axis=1)
     for e in _epsilons(epsilon):
         values = _similarities(list(self.values()), self.layers, e)
         rows[f"ε={e:g}"], rows[f"± ε={e:g}"] = values.mean(0), list(map(_spread, values.T))
-        if others: rows[f"baseline ε={e:g}"] = _similarities(others, self.layers, e).mean(0)
+        if (other := f"baseline ε={e:g}") in tables: rows[other] = layers[other].first()
     return rows.assign(**{"chance ε": layers["chance ε"].min()})
 
 # %% ../nbs/07_comparison.ipynb #6ad33ab7
@@ -624,7 +638,7 @@ def table(self: Comparisons,
 def matrix(self: Comparisons,
     epsilon=0.3,  # in [0, 1)
 ) -> pd.DataFrame:  # a row and a column for each layer
-    "Mean similarity over all pairs of every layer with every layer. Raises ValueError where each layer met only one other."
+    "Mean similarity over all pairs of every layer with every layer. Raises ValueError where no layer met more than one other."
     return sum(c.matrix(epsilon) for c in self.values()) / len(self)
 
 @patch
@@ -687,6 +701,7 @@ class _Source:
         self.name = str(matrices) if file else name
         if not file and not isinstance(matrices, Mapping): matrices = {name: matrices}
         self.open = read_activations(matrices) if file else {layer: partial(torch.as_tensor, Z) for layer, Z in matrices.items()}
+        if not self.open: raise ValueError(f"{self.name} holds no layer: give at least one matrix (samples, neurons)")
 
     def matrix(self, layer):
         "One matrix, its rows not yet read. Raises KeyError where there is none, ValueError where it is none."
@@ -707,6 +722,7 @@ def _partners(
     if layers == "cross": return list(product(a.open, b.open))
     if layers is not None:
         pairs = [(layer, layer) if isinstance(layer, str) else tuple(layer) for layer in ([layers] if isinstance(layers, str) else layers)]
+        if not pairs: raise ValueError('layers is empty: name at least one layer or pair of layers, or "cross", or leave it out for all')
         if all(len(pair) == 2 for pair in pairs): return pairs
         raise ValueError(f'layers must hold names and pairs of names, [("conv1", "stem.0"), ...], not {layers}')
     if len(a.open) == len(b.open) == 1: return list(zip(a.open, b.open))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'CACHE', 'SCHEDULES', 'build', 'Images', 'jitter', 'Files', 'load_data', 'Recipe', 'recipe_for',
-           'predict', 'accuracy', 'Trained', 'untrained', 'load_checkpoint', 'train']
+           'predict', 'accuracy', 'Trained', 'untrained', 'settle_norms', 'load_checkpoint', 'train']
 
 # %% ../nbs/05_networks.ipynb #4f9a37e2
 import math
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import update_bn
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -440,6 +441,17 @@ def untrained(
 ) -> nn.Module:
     "The network as it was before training."
     return build(about["architecture"], about["classes"], about["seed"], about["width"], tuple(about["shape"]))
+
+def settle_norms(
+    model,   # an untrained network, on `device`
+    images,  # `Images`
+    device="cpu",
+) -> nn.Module:  # the same
+    "Batch norm gets the statistics of the images. As it begins, with mean 0 and variance 1, it would let them pass as they are, and they would grow from layer to layer."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for dropout, which is on in the pass
+        update_bn(images.batches(500 - (len(images) % 500 == 1)), model, device)  # a single image in the last batch has no variance
+    return model
 
 def load_checkpoint(
     path,          # a file that `train` wrote

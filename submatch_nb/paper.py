@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'Config', 'configs', 'read_config', 'load_config', 'Run', 'train_network', 'read_weights', 'renormalise',
-           'settle_norms', 'load_member', 'take_network', 'collect_stage', 'simple_sizes', 'match_pair', 'Results',
-           'accuracies', 'summary', 'plot_similarity', 'plot_heat', 'plot_simple', 'plot_training', 'plot_width',
-           'figures', 'reproduce']
+           'load_member', 'take_network', 'collect_stage', 'simple_sizes', 'match_pair', 'Results', 'accuracies',
+           'summary', 'plot_similarity', 'plot_heat', 'plot_simple', 'plot_training', 'plot_width', 'figures',
+           'reproduce']
 
 # %% ../nbs/09_paper.ipynb #7a8e431a
 import hashlib
@@ -40,13 +40,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from .neurons import COLORS, save_tensors, write_whole
 from .match import check_epsilon
 from .maximum import start
 from .simple import check_order, only, search
-from .networks import ARCHITECTURES, Recipe, accuracy, build, load_checkpoint, load_data, recipe_for, train
+from .networks import ARCHITECTURES, Recipe, accuracy, build, load_checkpoint, load_data, recipe_for, settle_norms, train
 from .layers import Sampled, collect_all, layer_names
 from .comparison import EPSILONS, Comparison
 
@@ -271,17 +270,6 @@ def renormalise(
         a, b, c, d = (inputs[0].new_tensor(t)[:, None, None] for t in (*given, mean, std))
         return (inputs[0] * b + a - c) / d,
     return hook
-
-def settle_norms(
-    model,   # an untrained network, on `device`
-    images,  # `Images`
-    device,
-) -> nn.Module:  # the same
-    "Batch norm gets the statistics of the images. As it begins, with mean 0 and variance 1, it would let them pass as they are, and they would grow from layer to layer."
-    with torch.random.fork_rng():
-        torch.manual_seed(0)  # for dropout, which is on in the pass
-        update_bn(images.batches(500 - (len(images) % 500 == 1)), model, device)  # a single image in the last batch has no variance
-    return model
 
 def load_member(
     run,         # a `Run`

@@ -1,7 +1,9 @@
 """Two networks in, a Comparison out: against the plain algorithm, planted answers, files that survive, figures that show the numbers."""
+import inspect
 import io
 import math
 import pickle
+import re
 import warnings
 
 import matplotlib.pyplot as plt
@@ -17,7 +19,7 @@ from torchvision.models import resnet18, vgg11
 import submatch_nb.comparison as module
 from submatch_nb.comparison import EPSILONS, Comparison, Comparisons, compare, compare_activations, compare_all, holds, read_activations
 from submatch_nb.explorer import save_html
-from submatch_nb.layers import Sampled, as_matrix, capture, collect, evaluating, layer_names
+from submatch_nb.layers import Sampled, as_matrix, capture, collect, collect_all, evaluating, layer_names
 from submatch_nb.maximum import Profile, algorithm_1, epsilon_profile
 from submatch_nb.networks import build, load_data, recipe_for, train
 from submatch_nb.neurons import Sides, SubmatchWarning, load_tensors, save_tensors
@@ -309,6 +311,26 @@ def test_profile_curve(comparison):
     with pytest.raises(KeyError, match="no layer 'fc9' in this comparison; its layers: conv1_1.relu"): comparison.plot_profile("fc9")
 
 
+def test_a_layer_that_is_not_there_is_named(comparison):
+    for use in (comparison.plot_profile, comparison.says_nothing, lambda layer: comparison.similarity(layer, 0.3)):
+        with pytest.raises(KeyError, match="no layer 'fc3.relu' in this comparison; its layers: conv1_1.relu, .*fc2.relu"): use("fc3.relu")
+
+
+def test_hollow_where_one_network_alone_spans():
+    "60 and 20 neurons, 50 samples: one network spans, the marker is hollow, and not everything matches everything."
+    rng = np.random.default_rng(0)
+    for n, spans in (((60, 20), "X"), ((20, 60), "Y")):
+        with pytest.warns(SubmatchWarning, match=f"the neurons of {spans} span all") as caught: one = compare_activations(*(rng.normal(size=(50, k)) for k in n), progress=False)
+        assert len(caught) == 1 and one.says_nothing("a ~ b") and one.similarity("a ~ b", 0.5) == 0
+
+
+def test_every_option_is_documented():
+    "The comment beside **options names what `collect_all` takes and the signature does not have."
+    for f, place in ((compare, "compare"), (compare_all, "compare_all")):
+        (comment,) = (line.partition("#")[2] for line in inspect.getsource(f).splitlines() if line.strip().startswith("**options,"))
+        assert set(re.findall("`([a-z_]+)`", comment)) - {"collect_all"} == set(inspect.signature(collect_all).parameters) - set(inspect.signature(f).parameters) - {"models"}, place
+
+
 def test_names_are_shortened():
     assert module._short(["a.b.c", "a.d.c"]) == ["b", "d"]
     assert module._short(["relu", "layer1.0.relu"]) == ["relu", "layer1.0.relu"]
@@ -397,6 +419,42 @@ def test_no_matrix_without_a_cross(comparison):
     assert pairs.grid is None and list(pairs.table().index) == ["conv1_1.relu ~ conv1_2.relu", "conv2_1.relu ~ conv2_2.relu"]
 
 
+@pytest.mark.parametrize("turned, several", [(False, 6), (True, 6), (False, 16), (False, 2)])
+def test_one_layer_against_several(turned, several, tmp_path):
+    "A recording from one place in a brain and the layers of a network: its matrix, and a heat map whose cells have an area, whole and on the page."
+    shared, rng = np.random.default_rng(0).normal(size=(300, 8)), np.random.default_rng(1)
+    Z = lambda k: np.hstack([shared[:, :k], rng.normal(size=(300, 12 - k))])
+    np.save(tmp_path / "brain.npy", Z(8))
+    np.savez(tmp_path / "network.npz", **{f"layer{i}.0.relu{'' if i % 3 else ':1'}": Z(1 + i % 8) for i in range(several)})
+    files = [tmp_path / "brain.npy", tmp_path / "network.npz"]
+    comparison = compare_activations(*files[::-1] if turned else files, "cross", progress=False)
+    matrix = comparison.matrix(0.3)
+    assert (matrix.T if turned else matrix).shape == (1, several) and list(matrix.columns if turned else matrix.index) == ["brain"]
+    np.testing.assert_array_equal(matrix.to_numpy().ravel(), [(1 + i % 8) / 12 for i in range(several)])
+    for fig, e, drawn in ((comparison.plot(), 0.3, [comparison]), (comparison.plot(width=3.4), 0.3, [comparison]), (comparison.plot_matrix((0.3, 0.5), comparison), 0.3, [comparison] * 2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fig.savefig(io.BytesIO())
+        cells, page = fig.axes[0].collections[0], fig.bbox
+        np.testing.assert_array_equal(cells.get_array(), matrix)
+        corners = cells.get_coordinates()
+        assert corners.shape == (matrix.shape[0] + 1, matrix.shape[1] + 1, 2) and (np.diff(corners[..., 0], axis=1) == 1).all() and (np.diff(corners[..., 1], axis=0) == 1).all()
+        words = [t for t in fig.findobj(Text) if t.get_text() and t.get_visible()]
+        boxes = [Text.get_window_extent(t) for t in words]
+        assert all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes), [t.get_text() for t in words]
+        titles = [Text.get_window_extent(ax.title) for ax in fig.axes if ax.get_title()]
+        assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[:i])
+
+
+def test_a_matrix_wherever_a_layer_met_two():
+    rng = np.random.default_rng(0)
+    Z = lambda *names: {name: rng.normal(size=(60, 4)) for name in names}
+    some = compare_activations(Z("a", "b"), Z("x", "y", "z"), [("a", "x"), ("a", "y"), ("b", "z")], progress=False)
+    assert some.grid.loc["a", "y"] == "a ~ y" and some.matrix().isna().to_numpy().tolist() == [[False, False, True], [True, True, False]]
+    alone = compare_activations(Z("a"), Z("x"), "cross", progress=False)
+    with pytest.raises(ValueError, match='no layer met more than one other.*layers="cross" where a network has several'): alone.matrix()
+
+
 # one preprocessing for each network
 
 def test_preprocessing_of_each_network(networks, comparison):
@@ -442,6 +500,12 @@ def test_table_of_several_networks(three, tmp_path):
         assert table.loc[layer, "dead"] == pytest.approx(pairs[["dead a", "dead b"]].xs(layer, level="layer").to_numpy().mean())
         assert table.loc[layer, "chance ε"] == pairs["chance ε"].xs(layer, level="layer").min()
     assert table["± ε=0.5"].max() > 0.01, "an instance that tells nothing"
+    beside = comparisons.table((0.3, 0.5), pairs=True, baseline=comparisons)
+    for pair, c in comparisons.items(): assert beside.loc[pair].equals(c.table((0.3, 0.5), baseline=comparisons))
+    assert [c for c in beside if c.startswith("baseline")] == ["baseline ε=0.3", "baseline ε=0.5"] and beside.loc["p", "r"]["baseline ε=0.5"].tolist() == table["ε=0.5"].tolist()
+    other = Comparison({"fc9": comparisons["p", "q"].profiles["fc2.relu"]}, {"fc9": "unit"})
+    for pairs in (False, True):
+        with pytest.raises(ValueError, match=r"the baseline has no layer conv1_1.relu.*it has fc9"): comparisons.table(pairs=pairs, baseline=other)
     assert Comparisons({("p", "q"): comparisons["p", "q"]}).table(0.5)["± ε=0.5"].isna().all()
     comparisons.save(tmp_path / "c.safetensors", moments=True)
     again = Comparisons.load(tmp_path / "c.safetensors")
@@ -554,6 +618,12 @@ def test_activations_in_memory_and_crossed():
     assert paired.layers == ["one ~ uno"] and compare_activations(X, Y, precision="exact", progress=False).profiles["a ~ b"].route == "root"
 
 
+def test_sources_without_a_layer():
+    X = matrices()[0]
+    for a, b, layers, words in (({}, {}, None, "a holds no layer"), ({"fc": X}, {}, "cross", "b holds no layer"), (X, X, (), "layers is empty")):
+        with pytest.raises(ValueError, match=words): compare_activations(a, b, layers, progress=False)
+
+
 class Bomb:
     "What a pickle can do to the one who opens it."
     def __init__(self, path): self.path = path
@@ -595,6 +665,7 @@ def bad_files(tmp_path):
     ("two.npz", "other.npz", ["fc2"], KeyError, "no layer 'fc2' in .*other.npz; its layers: fc1, fc3"),
     ("labels.npz", "labels.npz", None, ValueError, "labels.npz, 'y': has shape .*naming those that are"),
     ("two.npz", "two.npz", [("fc1", "fc2", "fc1")], ValueError, "pairs of names"),
+    ("two.npz", "two.npz", [], ValueError, "layers is empty: name at least one layer"),
     ("bomb.npy", "good.npy", None, ValueError, "bomb.npy, 'bomb': cannot be read"),
     ("bomb.npz", "good.npy", None, ValueError, "bomb.npz, 'arr_0': cannot be read .*never loaded"),
     ("torch.pt", "good.npy", None, ValueError, "torch.pt is no .npy, .npz or .safetensors file"),
