@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons, compare
 from submatch_nb.maximum import algorithm_1
-from submatch_nb.networks import build, load_checkpoint, load_data
+from submatch_nb.networks import build, load_checkpoint, load_data, settle_norms
 from submatch_nb.neurons import SubmatchWarning, residuals
 from submatch_nb.simple import simple_matches
 
@@ -87,7 +87,7 @@ def test_demo_table_has_every_relu_layer(networks, table):
 @pytest.mark.parametrize("column, nets", [("ε={:g}", "trained"), ("baseline ε={:g}", "untrained")])
 def test_demo_similarities_are_algorithm_1(networks, table, column, nets):
     "The table against the plain algorithm on activations that were got another way."
-    a, b = (found for _, found in networks) if nets == "trained" else (activations(build("digits-vgg", seed=seed))[1] for seed in (0, 1))
+    a, b = (found for _, found in networks) if nets == "trained" else (activations(settle_norms(build("digits-vgg", seed=seed), load_data("digits", "all")))[1] for seed in (0, 1))
     for layer in table.index:
         if a[layer].shape[0] > 100_000: a[layer], b[layer] = (torch.from_numpy(np.linalg.qr(np.c_[a[layer], b[layer]])[1][:, i]).numpy() for i in (slice(16), slice(16, 32)))
         for e in EPSILONS: assert table[column.format(e)][layer] == pytest.approx(algorithm_1(a[layer], b[layer], epsilon=e).similarity, abs=1e-9), (layer, e)
