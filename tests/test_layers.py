@@ -1,9 +1,7 @@
 """Capturing layers of real models: what a copy, a call, a neuron and a stream are, and what happens when something fails midway."""
 import gc
-import os
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +16,13 @@ from torchvision.models import convnext_tiny, resnet18, vgg11, vgg16_bn, vit_b_1
 from torchvision.models.vgg import cfgs, make_layers
 
 import submatch_nb.layers as layers_module
+from conftest import CIFAR, needs_cifar
 from exact import assert_bound_holds
 from instances import KINDS, make
 from submatch_nb.layers import _Roots, _size, Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names, share
 from submatch_nb.maximum import epsilon_profile
 from submatch_nb.neurons import Moments, SubmatchWarning, save_tensors
 
-CIFAR = Path(os.environ.get("SUBMATCH_CIFAR10", "~/.cache/submatch/cifar10-jpeg")).expanduser()
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
 IMAGES = nn.functional.interpolate(DIGITS[:20], size=32).expand(-1, 3, -1, -1).contiguous()
 
@@ -774,7 +772,7 @@ def test_torchvision(make, layers, found, neuron, count):
     assert same({last: collected[last]}, {last: Moments(as_matrix(a[last])[0], as_matrix(b[last])[0])}, 1e-4)
 
 
-@pytest.mark.skipif(not (CIFAR / "test").is_dir(), reason="no CIFAR-10 folder; set SUBMATCH_CIFAR10")
+@needs_cifar
 def test_torchvision_images():
     "CIFAR-10 as anyone would read it: a folder of images, a transform, a loader."
     images = Subset(ImageFolder(CIFAR / "test", transforms.ToTensor()), range(0, 10_000, 100))

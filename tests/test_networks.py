@@ -1,10 +1,8 @@
 """Networks, data and training: sizes from the literature, seeds, interrupted runs, files that are not what they should be."""
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from conftest import CIFAR, needs_cifar
 from submatch_nb.networks import ARCHITECTURES, Files, Images, Recipe, accuracy, build, jitter, load_checkpoint, load_data, predict, recipe_for, train
 from submatch_nb.neurons import load_tensors, save_tensors
 
 QUICK = Recipe(epochs=3, rate=0.05, batch=64)
-CIFAR = Path(os.environ.get("SUBMATCH_CIFAR10", "~/.cache/submatch/cifar10-jpeg")).expanduser()
 
 
 def parameters(model): return sum(p.numel() for p in model.parameters())
@@ -230,7 +228,7 @@ def test_no_network_for_cifar10(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no route to host.*connect"): load_data("cifar10", root=tmp_path)
 
 
-@pytest.mark.skipif(not (CIFAR / "test").is_dir(), reason="no CIFAR-10 folder; set SUBMATCH_CIFAR10")
+@needs_cifar
 def test_real_cifar10_folder():
     images = load_data(CIFAR, "test")
     assert len(images) == 10_000 and images.shape == (3, 32, 32) and torch.bincount(images.labels).tolist() == [1000] * 10
