@@ -7,8 +7,10 @@ __all__ = ['demo', 'train_seeds', 'compare_files', 'compare_two_matrices', 'expl
 
 # %% ../nbs/12_command_line.ipynb #c6837cab
 import argparse
+import io
 import math
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -68,8 +70,8 @@ def _train_seeds(
     paths = [out / f"{architecture.replace('/', '-')}-seed{seed}.safetensors" for seed in seeds]
     rank, size = processes()
     with together():
-        for seed, path in list(zip(seeds, paths))[rank::size]:
-            before = _epoch_in(path)
+        done = [_epoch_in(path) for path in paths]  # of all, so that a damaged one is noticed before any is trained
+        for seed, path, before in list(zip(seeds, paths, done))[rank::size]:
             about = train(architecture, data, seed, path, recipe, width, _device(), progress=rank == 0).about
             how = "trained" if not before else "was trained already" if before == about["epoch"] else f"continued after epoch {before}"
             print(f"seed {seed}: {how}; {about['test_accuracy']:.1%} of {len(data[1]):,} images held out are right. {path}", flush=True)
@@ -113,18 +115,22 @@ def _suits(
     return replace(images, mean=mean, std=std)
 
 # %% ../nbs/12_command_line.ipynb #e639c5ac
+_SAMPLE = {"all": "a position in an image (neighbours are much alike)", "mean": "an image (the mean over its positions)",
+           "pooled": "a cell of a grid over an image (the mean over the positions in it)", "sampled": "a position in an image, drawn"}
+
 def _notes(
     table,   # of the `Comparison`
     images,  # that were fed
     seen,    # how many of them the networks were trained on
+    positions,  # one of `POSITIONS`
 ) -> list[str]:
     "What the numbers must be read with: which images, and what a sample is."
     n, kinds = len(images), {kind: rows for kind, rows in table.groupby("neuron")}
-    which = "all" if seen == n else f"{seen:,}" if seen else "none"
-    yield f"Images: {n:,} of {images.name}; {which} of them seen in training{f', {n - seen:,} held out' if 0 < seen < n else ''}."
+    which = "all" if seen == n else f"{seen:,}" if seen else "none that we know of"
+    yield f"Images: {n:,} of {images.name}; {which}{' of them' * bool(seen)} seen in training{f', {n - seen:,} held out' if 0 < seen < n else ''}."
     if "channel" in kinds:
         rows = kinds["channel"]
-        yield (f"Convolutions: a neuron is a channel, a sample is a position in an image; {rows.samples.min():,} to {rows.samples.max():,} samples, neighbours much alike. "
+        yield (f"Convolutions: a neuron is a channel, a sample is {_SAMPLE[positions]}; {rows.samples.min():,} to {rows.samples.max():,} samples. "
                f"Chance ε is {math.floor(rows['chance ε'].min() * 100) / 100:.2f} or more.")
     if "unit" in kinds:
         yield (f"Fully connected layers: a neuron is a unit, a sample is a whole image; {n:,} samples, which is all there are. With so few, chance ε falls to {kinds['unit']['chance ε'].min():.2f}."
@@ -150,24 +156,38 @@ def _save(
     out,         # folder
     simple=None,    # epsilon of the simple matches, or None
     baseline=None,  # another one, or None
-):
-    "Write everything down and say where it is."
-    crossed = isinstance(comparison, Comparison) and comparison.grid is not None
+) -> list[str]:
+    "Write everything down; what is where."
     name = "comparison" if isinstance(comparison, Comparison) else "comparisons"
     comparison.save(out / f"{name}.safetensors")
     write_whole(out / "table.csv", lambda part: table.to_csv(part))
     write_whole(out / "similarity.png", lambda part: figure.savefig(part, format="png"))
     written = ["similarity.png (the figure)", "table.csv", f"{name}.safetensors (for {type(comparison).__name__}.load)"]
     if baseline: baseline.save(out / "untrained.safetensors"), written.append("untrained.safetensors (the same of the untrained networks)")
-    if name == "comparison" and not crossed:
-        save_html(comparison if simple is not None else Comparison(comparison.profiles, comparison.neurons), out / "explorer.html")
+    if name == "comparison" and comparison.grid is None:
+        save_html(comparison if simple is not None else Comparison(comparison.profiles, comparison.neurons, residuals=comparison.residuals), out / "explorer.html")
         written.insert(0, "explorer.html (open it in a browser)")
-    print(f"Saved in {out}:", *written, sep="\n  ")
+    return [f"Saved in {out}:", *(f"  {line}" for line in written)]
 
-def _matrix(comparison, epsilons) -> str:
+def _matrix(comparison, e) -> str:
     "Every layer against every layer as text, at one epsilon."
-    e = 0.3 if 0.3 in epsilons else epsilons[0]
     return f"similarity at ε = {e:g}, layers of a down, layers of b across\n" + comparison.matrix(e).rename_axis(index=None, columns=None).to_string(float_format="{:.2f}".format, na_rep="")
+
+def _show(
+    comparison,  # `Comparison` or `Comparisons`
+    epsilons,    # in the table
+    simple,      # epsilon of the simple matches, or None; of two networks layer by layer only
+    out,         # folder for the results
+    notes,       # called with the table, gives lines to print under it
+    baseline=None,
+):
+    "Save everything, then print the table, or the matrix where every layer met every other."
+    alone = isinstance(comparison, Comparison)
+    crossed = (comparison if alone else comparison[0, 1]).grid is not None
+    simple = simple if alone and not crossed else None
+    table, e = comparison.table(epsilons, baseline=baseline, **({} if simple is None else {"simple": simple})), 0.3 if 0.3 in epsilons else epsilons[0]
+    saved = _save(comparison, table, comparison.plot(e if crossed else epsilons, baseline=baseline), out, simple, baseline)
+    print("", _matrix(comparison, e) if crossed else _terminal(table, epsilons, simple), "", *notes(table), "", *saved, sep="\n")
 
 def _report(
     networks,  # name -> `Trained`
@@ -177,18 +197,14 @@ def _report(
     epsilons,  # in the table
     simple,    # epsilon of the simple matches, or None
     out,       # folder for the results
-    **options, # of `collect_all`
+    positions=None,  # one of `POSITIONS`; None for what the layers take
 ):
     "Compare networks, and the same untrained; print the table, save everything."
     images = _suits(list(networks.values()), images)
-    comparison, baseline = (_compared({name: model(net) for name, net in networks.items()}, images, layers, **options) for model in (lambda net: net.model, lambda net: settle_norms(untrained(net.about), images)))
+    options = {"positions": positions} if positions else {}
+    comparison, baseline = (_compared({name: model(net) for name, net in networks.items()}, images, layers, **options) for model in (lambda net: net.model, lambda net: settle_norms(untrained(net.about).to(_device()), images)))
     if comparison is None: return
-    crossed = layers == "cross"
-    simple = None if crossed or len(networks) > 2 else simple
-    table = comparison.table(epsilons, baseline=baseline, **({} if simple is None else {"simple": simple}))
-    shown = _matrix(comparison, epsilons) if crossed else _terminal(table, epsilons, simple)
-    print("", shown, "", *_notes(table, images, seen), "", sep="\n")
-    _save(comparison, table, comparison.plot(*[] if crossed else [epsilons], baseline=baseline), out, simple, baseline)
+    _show(comparison, epsilons, simple, out, lambda table: _notes(table, images, seen, positions or ("pooled" if layers == "cross" else "all")), baseline)
 
 # %% ../nbs/12_command_line.ipynb #5379fb9e
 @contextmanager
@@ -209,19 +225,29 @@ def demo(args):
     _report(networks, load_data("digits", "all"), len(data[0]), "relu", EPSILONS, 0.3, out)
 
 # %% ../nbs/12_command_line.ipynb #97e1337a
+def _check_size(size, data):
+    "ValueError for a size that does not go with the data."
+    if size is not None and data in ("digits", "cifar10"): raise ValueError(f"--size is for a folder of images; those of {data} stay as they are")
+    if size is not None and size < 1: raise ValueError(f"--size {size}: give a number of pixels from 1 up")
+
+def _download(data):
+    "CIFAR-10 is downloaded once on a machine, before any process reads it."
+    with together():
+        if data == "cifar10" and os.environ.get("LOCAL_RANK", "0") == "0": load_data(data)
+
 def train_seeds(args):
     "Train one network from each seed."
     out, changes = _writable(args.out), {key: getattr(args, key) for key in ("epochs", "rate", "batch") if getattr(args, key) is not None}
     recipe = recipe_for(args.arch, **changes)
     if len(set(args.seeds)) < len(args.seeds): raise ValueError(f"a seed stands twice in --seeds {' '.join(map(str, args.seeds))}: the same seed gives the same network")
-    if args.size and args.data in ("digits", "cifar10"): raise ValueError(f"--size is for a folder of images; those of {args.data} stay as they are")
+    if min(args.seeds) < 0: raise ValueError(f"--seeds {min(args.seeds)}: give whole numbers from 0 up")
+    _check_size(args.size, args.data)
     if args.arch not in ARCHITECTURES: build(args.arch, width=args.width)  # a name that nobody knows is noticed before the images are read
-    with together():
-        if args.data == "cifar10" and os.environ.get("LOCAL_RANK", "0") == "0": load_data(args.data)  # downloaded once
+    _download(args.data)
     data = tuple(load_data(args.data, split, args.size) for split in ("train", "test"))
     _say(f"{args.arch}, {data[0]}; {recipe}")
     paths = _train_seeds(args.arch, data, args.seeds, out, recipe, args.width)
-    if len(paths) > 1: _say(f"Compare them: submatch compare {' '.join(map(str, paths))} --data {args.data}")
+    if len(paths) > 1: _say(f"Compare them: {shlex.join(['submatch', 'compare', *map(str, paths), '--data', args.data])}")
 
 # %% ../nbs/12_command_line.ipynb #aaf21511
 def _data_of(about, data):
@@ -233,6 +259,14 @@ def _layers(names):
     "As `compare` wants them: one kind, cross, or a list of names and pairs; A=B pairs a layer of the first network with one of the second."
     if len(names) == 1 and names[0] in (*KINDS, "cross"): return names[0]
     return [tuple(name.split("=", 1)) if "=" in name else name for name in names]
+
+def _crosses(layers) -> bool:
+    "Does a layer meet several of the other network?"
+    return layers == "cross" or any(len(set(side)) < len(side) for side in zip(*(pair for pair in layers if isinstance(pair, tuple))))
+
+def _simple(args):
+    "The epsilon of the simple matches, or None."
+    return None if args.no_simple else 0.3 if args.simple is None else args.simple
 
 def _seen(networks, images):
     "How many of the images all networks were trained on: all of them, or none that we know of."
@@ -249,39 +283,39 @@ def _open(files) -> dict:
         for name, net in (load_checkpoints(f) if f in folders else {Path(f).stem: load_checkpoint(f)}).items():
             while name in networks: name += "'"
             networks[name] = net
-    if len(networks) < 2: raise ValueError(f"{files[0]} is one network: give two or more, or a folder of them")
+    if len(networks) < 2: raise ValueError(f"{files[0]}: one network ({', '.join(networks)}), and comparing takes two or more: give two files, or train more seeds into the folder")
     return networks
 
 def compare_files(args):
     "Compare networks from checkpoints, layer by layer, or activations from two files."
-    for e in (*args.epsilon, args.simple or 0): check_epsilon(e)
+    for e in (*args.epsilon, _simple(args) or 0): check_epsilon(e)
     out, networks = _writable(args.out), _open(args.files)
     if not networks: return compare_two_matrices(args, out)
     first = next(iter(networks.values())).about
-    data, size = _data_of(first, args.data), args.size or tuple(first["shape"][1:])
-    images = load_data(data, args.split, size)
-    seen = 0 if args.split == "test" else _seen(networks.values(), load_data(data, "train", size))
+    data, split, layers = _data_of(first, args.data), args.split or "test", _layers(args.layers or ["relu"])
+    if args.simple is not None and (len(networks) > 2 or _crosses(layers)): raise ValueError("--simple is for two networks compared layer by layer: leave it out")
+    _check_size(args.size, data)
+    _download(data)
+    size = args.size or tuple(first["shape"][1:])
+    images = load_data(data, split, size)
+    seen = 0 if split == "test" else _seen(networks.values(), load_data(data, "train", size))
     for name, net in networks.items(): _say(f"{name}: {net.about['architecture']}, seed {net.about['seed']}, epoch {net.about['epoch']}, {net.about['test_accuracy']:.1%} right on the images held out")
-    _report(networks, images, seen, _layers(args.layers or ["relu"]), args.epsilon, args.simple, out, **{"positions": args.positions} if args.positions else {})
+    _report(networks, images, seen, layers, args.epsilon, _simple(args), out, args.positions)
 
 def compare_two_matrices(args, out):
     "Compare the activations in two files."
-    for name in ("data", "size", "positions"):
-        if getattr(args, name): raise ValueError(f"--{name} is for checkpoints; {args.files[0]} holds activations")
+    for name in ("data", "split", "size", "positions"):
+        if getattr(args, name) is not None: raise ValueError(f"--{name} is for checkpoints; {args.files[0]} holds activations")
     if processes()[0] > 0: return  # they are read by the first process
     layers = _layers(args.layers) if args.layers else None
-    comparison = compare_activations(*args.files, layers)
-    crossed = comparison.grid is not None
-    simple = None if crossed else args.simple
-    table = comparison.table(args.epsilon, simple=simple)
-    print("", _matrix(comparison, args.epsilon) if crossed else _terminal(table, args.epsilon, simple), "",
-          "Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none. chance ε: from there on random neurons match.", "", sep="\n")
-    _save(comparison, table, comparison.plot(*[] if crossed else [args.epsilon]), out, simple)
+    if args.simple is not None and _crosses(layers or []): raise ValueError("--simple is for layers compared one with one: leave it out")
+    _show(compare_activations(*args.files, layers), args.epsilon, _simple(args), out,
+          lambda table: ["Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none. chance ε: from there on random neurons match."])
 
 # %% ../nbs/12_command_line.ipynb #1b7f4bf7
 def explore_file(args):
     "Write the explorer of a saved comparison."
-    out = Path(args.out or Path(args.comparison).with_suffix(".html"))
+    out = Path(args.out or Path(args.comparison).with_suffix(".html")).expanduser()
     save_html(Comparison.load(args.comparison), out)
     print(f"Saved {out}: open it in a browser")
 
@@ -303,7 +337,7 @@ _EXAMPLES = """examples:
   submatch reproduce laptop                            the paper's experiment, small: under an hour on two cores
   torchrun --nproc-per-node 4 -m submatch_nb compare runs/vgg16   in four processes, also over several machines; train likewise
 
-An interrupted run goes on when the same command is given again. In Python: from submatch_nb.comparison import compare"""
+What was interrupted while it trained goes on when the same command is given again. In Python: from submatch_nb.comparison import compare"""
 
 def _parser():
     "The arguments of all commands."
@@ -317,7 +351,7 @@ def _parser():
 def _command(commands, name, run, help, out="DIR"):
     "One command: its help, what runs it, and --out, a folder or a file."
     parser = commands.add_parser(name, help=help, description=help, formatter_class=argparse.HelpFormatter)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, trains=name in ("demo", "train", "reproduce"))
     if out == "DIR": parser.add_argument("--out", default=f"runs/{name}", metavar=out, help="folder for the results (%(default)s)")
     elif out == "CONFIG": parser.add_argument("--out", metavar="DIR", help="folder for the results (runs/CONFIG)")
     else: parser.add_argument("--out", metavar=out, help="file to write (beside the other, with .html for its ending)")
@@ -341,13 +375,13 @@ def _add_compare(commands):
     parser = _command(commands, "compare", compare_files, "compare trained networks, or activations from files, layer by layer")
     parser.add_argument("files", nargs="+", metavar="FILE", help="two checkpoints or more, or a folder of them; or two files of activations, samples x neurons: .npy, .npz or .safetensors")
     parser.add_argument("--data", metavar="DATA", help="digits, cifar10, or a folder of images (what the networks were trained on, where that is not a folder)")
-    parser.add_argument("--split", default="test", choices=["test", "train", "all"], help="which of the images (%(default)s: held out)")
+    parser.add_argument("--split", choices=["test", "train", "all"], help="which of the images (test: held out)")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="cut the images of a folder to this size (what the networks were trained on)")
     parser.add_argument("--layers", nargs="+", metavar="LAYER", help=f"a kind ({', '.join(KINDS)}), names of layers, pairs A=B of names in the two networks, or cross for every layer with every other (relu; all that are in two files of activations)")
     parser.add_argument("--positions", choices=POSITIONS, help="which samples of a convolution: all positions, mean over them, pooled to the smaller of two grids, or sampled as in the paper (all; pooled for cross)")
     parser.add_argument("--epsilon", type=float, nargs="+", default=list(EPSILONS), metavar="E", help=f"columns of the table, each in [0, 1) ({' '.join(map(str, EPSILONS))})")
-    parser.add_argument("--simple", type=float, default=0.3, metavar="E", help="find the simple matches at this epsilon (%(default)s)")
-    parser.add_argument("--no-simple", dest="simple", action="store_const", const=None, default=argparse.SUPPRESS, help="leave them out, of the explorer too: in wide layers they take long")
+    parser.add_argument("--simple", type=float, metavar="E", help="find the simple matches at this epsilon (0.3; only of two networks, layer by layer)")
+    parser.add_argument("--no-simple", action="store_true", help="leave them out, of the explorer too: in wide layers they take long")
 
 def _add_explore(commands):
     parser = _command(commands, "explore", explore_file, "write the explorer of a saved comparison: one HTML file, no network", "FILE.html")
@@ -382,6 +416,7 @@ def main(
     argv=None,  # arguments; None for those of the process
 ) -> int:  # exit status: 0, 2 after an error that the user can mend, 130 where interrupted
     "The command `submatch`."
+    if isinstance(sys.stdout, io.TextIOWrapper): sys.stdout.reconfigure(errors="replace")  # where it cannot show an ε
     args = _parser().parse_args(argv)
     def complain(text):
         print(f"submatch: error: {text}", file=sys.stderr, flush=True)
@@ -391,7 +426,7 @@ def main(
         try:
             with together(): args.run(args)
         except KeyboardInterrupt:
-            print("submatch: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+            print(f"submatch: interrupted; {'the same command goes on from the last finished epoch' if args.trains else 'nothing of it is kept'}", file=sys.stderr)
             return 130
         except (OSError, ValueError, KeyError, FloatingPointError) as error:
             if args.traceback: raise

@@ -589,11 +589,12 @@ def holds(
 def load_checkpoints(
     folder,  # where `train` left them
 ) -> dict:   # name of the file -> `Trained`
-    "All the networks in a folder. Raises FileNotFoundError where there is no such folder, ValueError where it holds fewer than two."
+    "All the networks in a folder. Raises FileNotFoundError where there is no such folder, ValueError where it holds none, or a damaged file."
     if not Path(folder).is_dir(): raise FileNotFoundError(f"no folder {folder}: give the one that `submatch train` wrote to")
-    found = [path for path in sorted(Path(folder).glob("*.safetensors")) if holds(path) == "checkpoint"]
-    if len(found) < 2: raise ValueError(f"{folder} holds {len(found)} checkpoints, and comparing takes two or more: train more seeds into it")
-    return {path.stem: load_checkpoint(path) for path in found}
+    found = {path: holds(path) for path in sorted(Path(folder).glob("*.safetensors"))}
+    if damaged := [str(path) for path, what in found.items() if what is None]: raise ValueError(f"damaged or cut short: {', '.join(damaged)}: delete it, or take another folder")
+    if "checkpoint" not in found.values(): raise ValueError(f"{folder} holds no checkpoint: train networks into it")
+    return {path.stem: load_checkpoint(path) for path, what in found.items() if what == "checkpoint"}
 
 # %% ../nbs/07_comparison.ipynb #0e2d35cf
 def compare_all(

@@ -133,7 +133,7 @@ def _seeds(
     epoch,   # 0 for the initialisation, then 1, 2, ...
 ):
     "All that is random in one epoch follows from this one number, so a run can be picked up at any epoch."
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0: raise ValueError(f"seed is {seed!r}: give a whole number from 0 up")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2 ** 46: raise ValueError(f"seed is {seed!r}: give a whole number from 0 up, below 2^46")
     return int(seed) * 100_003 + epoch
 
 # %% ../nbs/05_networks.ipynb #47c58a0e
@@ -145,7 +145,7 @@ def build(
     shape=None,     # of one image, (channels, height, width); None for 1 x 8 x 8 (digits) or 3 x 32 x 32
 ) -> nn.Module:
     "An untrained network. The same seed gives the same weights; the global random state stays as it was. Raises ValueError for a name it does not know."
-    if not width > 0: raise ValueError(f"width is {width}: give a number above 0")
+    if not 0 < width < math.inf: raise ValueError(f"width is {width}: give a number above 0")
     usual = (1, 8, 8) if str(architecture).startswith("digits-") else (3, 32, 32)
     wide = lambda n: max(1, round(n * width))
     with torch.random.fork_rng(devices=[]):
@@ -178,6 +178,11 @@ class Images(torch.utils.data.Dataset):
     std: tuple = (0.229, 0.224, 0.225)   # of each channel
     white: int = 255      # the largest value of a pixel
     flip: bool = True     # may training mirror an image?
+
+    def __post_init__(self):
+        if len(self.pixels.shape) != 4 or self.pixels.shape[0] != len(self.labels):
+            raise ValueError(f"{self.name}: pixels of shape {tuple(self.pixels.shape)} and {len(self.labels)} labels: give (images, channels, height, width), and a label for each image")
+        if not len(self.mean) == len(self.std) == self.pixels.shape[1]: raise ValueError(f"{self.name}: images of {self.pixels.shape[1]} channels, and mean and std of {len(self.mean)} and {len(self.std)}: give one for each channel")
 
     @property
     def shape(self): return tuple(self.pixels.shape[1:])
@@ -256,9 +261,13 @@ def _cifar10(split, root):
 
 # %% ../nbs/05_networks.ipynb #c2abc3dc
 def _open(path):
-    "An image file in RGB; ValueError names one that is damaged."
-    try: return Image.open(path).convert("RGB")
-    except OSError as error: raise ValueError(f"{path} is not an image that can be read ({error}): remove it") from error
+    "An image file in RGB; ValueError names one that is damaged, or whose pixels have more than 8 bits."
+    try:
+        image = Image.open(path)
+        if image.mode[0] not in "IF": return image.convert("RGB")
+    except PermissionError: raise
+    except Exception as error: raise ValueError(f"{path} is not an image that can be read ({error}): remove it") from error  # Pillow raises many kinds
+    raise ValueError(f"{path} has pixels of more than 8 bits (mode {image.mode}), which would be cut off at 255: convert it to 8 bits")
 
 class Files:
     "Image files as if they were one uint8 tensor (n, 3, height, width): decoded when indexed. Each is cut to `size` where it has another."
@@ -294,15 +303,16 @@ def _folder(folder, split, size):
     parts = _parts(folder)
     if split not in ("all", *parts) and "whole" not in parts: raise FileNotFoundError(f"{folder} has no {split} folder: make one, with a folder for each class in it")
     samples = [s for part, p in parts.items() if split == "all" or part in (split, "whole") for s in p.samples]
-    classes = next(iter(parts.values())).classes
+    first = next(iter(parts.values()))
     if "whole" in parts: samples = [samples[i] for i in _held_out([y for _, y in samples], split, folder)]
     paths, labels = zip(*samples)
-    if size is None:
-        size = _open(paths[0]).size[::-1]
+    if size is None:  # the same in every split
+        size = _open(first.samples[0][0]).size[::-1]
         if max(size) > 64: size = (224, 224)
     files = Files(paths, (size, size) if isinstance(size, int) else size)
     pixels = files[range(len(paths))] if math.prod(files.shape) <= 2 ** 30 else files
-    return Images(pixels, torch.tensor(labels), classes, folder.resolve().name)
+    name = folder.resolve().name
+    return Images(pixels, torch.tensor(labels), first.classes, f"folder {name}" if name in ("digits", "cifar10") else name)
 
 # %% ../nbs/05_networks.ipynb #aa9e484a
 def load_data(
@@ -356,21 +366,27 @@ def recipe_for(
     return replace(_RECIPES.get(architecture, Recipe()), **changes)
 
 # %% ../nbs/05_networks.ipynb #23110bd8
+def _diverged(what, recipe, epoch): return FloatingPointError(f"training diverged: {what} in epoch {epoch} of {recipe.epochs}. Use a lower learning rate than {recipe.rate:g}, for instance {recipe.rate / 4:g}")
+
 def _epoch(model, optimizer, images, recipe, seed, epoch, bar):
     "Train for one epoch; its mean loss and accuracy."
     generator, device = torch.Generator().manual_seed(_seeds(seed, epoch)), next(model.parameters()).device
     order, loss_sum, right, seen = torch.randperm(len(images), generator=generator), 0.0, 0, 0
+    batches = [*order.split(recipe.batch)]
+    if len(batches) > 1 and len(batches[-1]) == 1: batches[-2:] = [torch.cat(batches[-2:])]  # batch norm takes two images or more
     torch.manual_seed(_seeds(seed, epoch))  # for dropout
-    for indices in order.split(recipe.batch):
+    for indices in batches:
         for group in optimizer.param_groups: group["lr"] = recipe.rate_in(epoch, seen / len(images))
         x, y = (t.to(device) for t in images.batch(indices, generator))
         output = model(x)
+        output = getattr(output, "logits", output)  # torchvision's GoogLeNet and Inception have more outputs in training
         loss = F.cross_entropy(output, y)
         if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"training diverged: the loss is {loss.item()} in epoch {epoch} of {recipe.epochs}. Use a lower learning rate than {recipe.rate:g}, for instance {recipe.rate / 4:g}")
+            raise _diverged(f"the loss is {loss.item()}", recipe, epoch)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         loss_sum, right, seen = loss_sum + loss.item() * len(y), right + (output.argmax(1) == y).sum().item(), seen + len(y)
         bar.update(); bar.set_postfix(epoch=epoch, loss=f"{loss_sum / seen:.3f}", accuracy=f"{right / seen:.3f}", refresh=False)
+    if not all(t.isfinite().all() for t in model.state_dict().values()): raise _diverged("not all weights are finite", recipe, epoch)
     return {"loss": loss_sum / seen, "accuracy": right / seen}
 
 # %% ../nbs/05_networks.ipynb #f96f7be7
@@ -393,7 +409,7 @@ def accuracy(model, images) -> float:
 class Trained(NamedTuple):
     "A network in evaluation mode, and all that made it."
     model: nn.Module
-    about: dict  # architecture, width, classes, shape, seed, recipe, data, normalisation, epoch, history, test_accuracy, versions
+    about: dict  # architecture, width, classes, shape, seed, recipe, data, mean, std, images, epoch, history, test_accuracy, versions, ...
 
 # %% ../nbs/05_networks.ipynb #fc11375d
 def _save(path, about, model, optimizer):
@@ -443,14 +459,13 @@ def untrained(
     return build(about["architecture"], about["classes"], about["seed"], about["width"], tuple(about["shape"]))
 
 def settle_norms(
-    model,   # an untrained network, on `device`
+    model,   # an untrained network
     images,  # `Images`
-    device="cpu",
 ) -> nn.Module:  # the same
     "Batch norm gets the statistics of the images. As it begins, with mean 0 and variance 1, it would let them pass as they are, and they would grow from layer to layer."
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)  # for dropout, which is on in the pass
-        update_bn(images.batches(500 - (len(images) % 500 == 1)), model, device)  # a single image in the last batch has no variance
+        update_bn(images.batches(500 - (len(images) % 500 == 1)), model, next(model.parameters()).device)  # a single image in the last batch has no variance
     return model
 
 def load_checkpoint(
@@ -482,14 +497,16 @@ def train(
 
     The global random state stays as it was. A checkpoint that is finished is loaded and not trained again. Raises ValueError where `path` holds another run or is damaged, OSError where
     it cannot be written, FloatingPointError where training diverges."""
+    if isinstance(data, Images): raise TypeError("data is one set of images: give two, (train, test)")
     images, held_out = (load_data(data, "train"), load_data(data, "test")) if isinstance(data, (str, os.PathLike)) else data
+    if images.shape != held_out.shape: raise ValueError(f"the images to train on are {' x '.join(map(str, images.shape))}, those held out {' x '.join(map(str, held_out.shape))}: give both the same size")
     recipe = recipe or recipe_for(architecture)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     layout = torch.channels_last if images.shape[0] == 3 else torch.contiguous_format  # a third faster in colour
     model = build(architecture, len(images.classes), seed, width, images.shape).to(device, memory_format=layout)
     optimizer = torch.optim.SGD(model.parameters(), recipe.rate, recipe.momentum, weight_decay=recipe.decay)
     run = dict(architecture=architecture, width=width, classes=len(images.classes), shape=list(images.shape), seed=int(seed), recipe=asdict(recipe),
-               mean=list(images.mean), std=list(images.std), images=images.fingerprint())
+               mean=list(images.mean), std=list(images.std), white=images.white, flip=images.flip, images=images.fingerprint(), held_out=held_out.fingerprint())
     about = _resume(path, run, model, optimizer)
     if about is None:
         about = {**run, "data": images.name, "epoch": 0, "history": [], "test_accuracy": accuracy(model, held_out), "versions": _versions()}
@@ -503,7 +520,7 @@ def _versions():
 
 def _run(model, optimizer, images, held_out, recipe, about, path, progress, log):
     "The epochs that are left; `about` is brought up to date and saved after each."
-    steps, done = math.ceil(len(images) / recipe.batch), about["epoch"]
+    steps, done = max(1, math.ceil((len(images) - 1) / recipe.batch)), about["epoch"]  # a last batch of one goes into the one before
     gpus = range(torch.cuda.device_count())
     with (torch.random.fork_rng(devices=gpus), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
           tqdm(total=recipe.epochs * steps, initial=done * steps, unit="batch", desc=f"{about['architecture']} seed {about['seed']}",

@@ -231,7 +231,6 @@ def train_network(
         data = run.images("train"), run.images("test")
         last[:] = time.perf_counter(), time.process_time()
         trained = train(experiment.architecture, data, seed, run.checkpoint(experiment, seed), experiment.recipe, experiment.width, run.device, progress=False, log=log)
-        if not all(t.isfinite().all() for t in trained.model.state_dict().values()): raise FloatingPointError("training diverged: in the end its weights are not finite")
     except FloatingPointError as error:
         _say(f"{experiment.label}, seed {seed}: {error}. It is left out, and the results say so")
         return {"network": experiment.label, "member": f"seed{seed}", "diverged": str(error)}
@@ -283,12 +282,12 @@ def load_member(
         seed = number if experiment.weights else run.config.seeds[number]
         model = build(experiment.architecture, experiment.classes(images), seed, experiment.width, images.shape).to(run.device)
         if stage == "trained": read_weights(model, experiment.architecture, experiment.weights[number])
-        else: settle_norms(model, images, run.device)
+        else: settle_norms(model, images)
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*unfinished run")  # as meant
-            model = load_checkpoint(run.checkpoint(experiment, run.config.seeds[number], stage)).model
-    return model.to(run.device).eval()
+            model = load_checkpoint(run.checkpoint(experiment, run.config.seeds[number], stage), device=run.device).model
+    return model.eval()
 
 def take_network(
     run,         # a `Run`
@@ -456,6 +455,11 @@ def _explain(ax, title, more=()):
     ax.set_title(title, fontsize=10, loc="left")
     ax.legend(handles=[*ax.get_legend_handles_labels()[0], *more], frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
 
+def _draw_range(ax, table, epsilon, color, label, line="o-", alpha=0.2, linewidth=2):
+    "A line for the mean and a band for the range of one `summary`."
+    ax.fill_between(range(len(table)), table["min"][epsilon], table["max"][epsilon], color=color, alpha=alpha, linewidth=0)
+    ax.plot(table["mean"][epsilon].to_numpy(), line, color=color, markersize=4, linewidth=linewidth, label=label)
+
 def _colors(values): return dict(zip(values, plt.get_cmap("viridis")(np.linspace(0, 0.8, len(values)))))
 
 def plot_similarity(
@@ -470,11 +474,8 @@ def plot_similarity(
     fig, ax = _by_depth(trained.index)
     for e, color in _colors(results.config.epsilon).items():
         if e not in epsilons: continue
-        mean, low, high = (trained[how][e].to_numpy() for how in ("mean", "min", "max"))
-        ax.fill_between(range(len(mean)), low, high, color=color, alpha=0.25, linewidth=0)
-        ax.plot(mean, "o-", color=color, markersize=4, linewidth=2, label=f"ε = {e:g}")
-        ax.fill_between(range(len(mean)), before["min"][e], before["max"][e], color=color, alpha=0.1, linewidth=0)
-        ax.plot(before["mean"][e].to_numpy(), "--", color=color, linewidth=1)
+        _draw_range(ax, trained, e, color, f"ε = {e:g}")
+        _draw_range(ax, before, e, color, None, "--", alpha=0.1, linewidth=1)
     ax.set(ylim=(-0.03, 1.05), ylabel="maximum match similarity")
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     chance = math.floor(1000 * results.similarities.query("network == @label").chance.min()) / 1000
@@ -527,11 +528,6 @@ def plot_simple(
     return fig
 
 # %% ../nbs/09_paper.ipynb #1ca6c00b
-def _draw_range(ax, table, epsilon, color, label, line="o-"):
-    "A line for the mean and a band for the range of one `summary`."
-    ax.fill_between(range(len(table)), table["min"][epsilon], table["max"][epsilon], color=color, alpha=0.2, linewidth=0)
-    ax.plot(table["mean"][epsilon].to_numpy(), line, color=color, markersize=4, linewidth=2, label=label)
-
 def plot_training(
     results,  # `Results`
     label,    # of one architecture

@@ -1,4 +1,5 @@
 """The commands as a user gives them: the demo in a process of its own, training and comparing on a folder of images, and what goes wrong."""
+import os
 import re
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_compare_is_compare(trained, folder, tmp_path, capsys):
         expected = compare(a, b, load_data(folder, "test"), ["fc1.relu", ("conv2_2.relu", "conv2_1.relu")], progress=False).table(0.4)
     assert np.array_equal(table["ε=0.4"], expected["ε=0.4"]) and list(table["samples"]) == list(expected["samples"])
     assert sorted(table.index) == sorted(expected.index) == ["conv2_2.relu ~ conv2_1.relu", "fc1.relu"]
-    assert "60 of" in printed.out and "none of them seen in training" in printed.out
+    assert "60 of" in printed.out and "none that we know of seen in training" in printed.out
     assert "submatch: warning: layer 'fc1.relu'" in printed.err and ".py" not in printed.err
 
 
@@ -196,6 +197,34 @@ def test_compare_every_pair_of_a_folder(trained, folder, tmp_path, capsys):
     for layer, row in table.iterrows():
         assert row["ε=0.3"] == pytest.approx(np.mean([c.similarity(layer, 0.3) for c in found.values()])) and f"{row['ε=0.3']:.3f}" in next(l for l in printed.splitlines() if l.startswith(layer))
     assert "± 1 standard deviation" in printed and "the same, untrained" in printed
+
+
+def test_compare_folders_of_one_network_each(trained, folder, tmp_path):
+    for k, path in enumerate(trained):
+        (tmp_path / f"{k}").mkdir()
+        (tmp_path / f"{k}" / "net.safetensors").write_bytes(Path(path).read_bytes())
+    for files in (trained, [str(tmp_path / "0"), str(tmp_path / "1")]):
+        assert main(["compare", *files, "--data", str(folder), "--layers", "fc2", "--no-simple", "--out", str(tmp_path / Path(files[0]).name)]) == 0
+    assert (tmp_path / "0" / "table.csv").read_bytes() == (tmp_path / Path(trained[0]).name / "table.csv").read_bytes()
+
+
+def test_matrix_and_figure_are_at_the_epsilon_asked_for(trained, folder, tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("submatch_nb.cli._save", lambda comparison, table, figure, *rest: drawn.append([ax.get_title() for ax in figure.axes]) or [])
+    for layers in (["cross"], ["fc1=fc1", "fc1=fc2"]):  # a cross, and a list in which one layer meets two
+        assert main(["compare", *trained, "--data", str(folder), "--layers", *layers, "--epsilon", "0.6", "0.7", "--out", str(tmp_path)]) == 0
+        assert "similarity at ε = 0.6" in capsys.readouterr().out and "ε = 0.6" in drawn[-1] and not any("0.3" in title for title in drawn[-1])
+
+
+@pytest.mark.parametrize("positions, sample", [("mean", "an image \\(the mean"), ("pooled", "a cell of a grid"), ("sampled", "a position in an image, drawn"), ("all", "a position in an image \\(neigh")])
+def test_what_a_sample_is_is_said(positions, sample, trained, folder, tmp_path, capsys):
+    assert main(["compare", *trained, "--data", str(folder), "--layers", "conv2_2.relu", "--no-simple", "--positions", positions, "--out", str(tmp_path)]) == 0
+    assert re.search(f"a sample is {sample}", capsys.readouterr().out)
+
+
+def test_a_terminal_without_greek(trained, folder, tmp_path):
+    run = submatch("compare", *trained, "--data", folder, "--layers", "fc2", "--out", "out", cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0 and "similarity at ? =" in run.stdout and (tmp_path / "out" / "table.csv").exists()
 
 
 def test_compare_every_layer_with_every_layer(trained, folder, tmp_path, capsys):
@@ -234,6 +263,8 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
     def interrupted(*args): raise KeyboardInterrupt
     monkeypatch.setattr("submatch_nb.networks._epoch", interrupted)
     assert main(["train", "--out", str(tmp_path)]) == 130 and "goes on" in capsys.readouterr().err
+    monkeypatch.setattr("submatch_nb.cli._open", interrupted)
+    assert main(["compare", "a", "b", "--out", str(tmp_path)]) == 130 and "nothing of it is kept" in capsys.readouterr().err
 
 
 # What goes wrong ends in one line
@@ -267,6 +298,9 @@ def files(tmp_path, trained):
     (tmp_path / "notes.safetensors").write_text("not a checkpoint")
     (tmp_path / "taken").write_text("a file")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "digits-mlp-seed8.safetensors").write_bytes(Path(trained[0]).read_bytes()[:-100])
+    for k, path in enumerate(trained): (tmp_path / "half" / f"net{k}.safetensors").write_bytes(Path(path).read_bytes())
     np.save(tmp_path / "x.npy", np.eye(3))
     np.save(tmp_path / "y.npy", np.eye(4))
     return {"tmp": tmp_path, "a": trained[0], "b": trained[1]}
@@ -275,7 +309,8 @@ def files(tmp_path, trained):
 @pytest.mark.parametrize("line, message", [
     ("train --arch vgg12 --out {tmp}", "no architecture 'vgg12': choose one of digits-vgg.*resnet56"),
     ("train --arch vgg11 --out {tmp}", "8 x 8 are too small.*32 x 32"),
-    ("train --seeds -1 --out {tmp}", "seed is -1"),
+    ("train --seeds 0 -1 --out {tmp}", "--seeds -1: give whole numbers from 0 up"),
+    ("train --seeds 7 8 --arch digits-mlp --out {tmp}/half", "digits-mlp-seed8.safetensors.*damaged or cut short"),
     ("train --seeds 3 3 --out {tmp}", "a seed stands twice in --seeds 3 3"),
     ("train --size 16 --out {tmp}", "--size is for a folder"),
     ("train --width 0 --out {tmp}", "width is 0.0: give a number above 0"),
@@ -293,11 +328,18 @@ def files(tmp_path, trained):
     ("compare {a} {b} --data {data} --layers fc7.relu --out {tmp}", r"no layer 'fc7.relu'.*conv1_1.relu.*fc2.relu"),
     ("compare {a} {b} --data {data} --epsilon 1 --out {tmp}", r"epsilon is 1.0, outside \[0, 1\)"),
     ("compare {a} {b} --data {data} --out {tmp}/taken", "cannot write to the folder"),
-    ("compare {a} --data {data} --out {tmp}", "seed3.safetensors is one network: give two or more"),
-    ("compare {tmp}/empty --out {tmp}", "empty holds 0 checkpoints"),
+    ("compare {a} --data {data} --out {tmp}", "seed3.safetensors: one network .digits-vgg-seed3., and comparing takes two or more"),
+    ("compare {tmp}/empty --out {tmp}", "empty holds no checkpoint"),
+    ("compare {tmp}/half --data {data} --out {tmp}", "damaged or cut short: .*digits-mlp-seed8.safetensors"),
+    ("compare {a} {b} --data {data} --size 0 --out {tmp}", "--size 0: give a number of pixels"),
+    ("compare {a} {b} --data digits --size 9 --out {tmp}", "--size is for a folder"),
+    ("compare {a} {b} --data {data} --simple 0.3 --layers cross --out {tmp}", "--simple is for two networks compared layer by layer"),
+    ("compare {a} {b} --data {data} --simple 0.3 --layers fc1=fc1 fc1=fc2 --out {tmp}", "--simple is for two networks"),
+    ("compare {a} {b} {a} --data {data} --simple 0.3 --out {tmp}", "--simple is for two networks"),
     ("compare {a} {tmp}/x.npy --out {tmp}", "x.npy is no checkpoint.*or two files of activations"),
     ("compare {tmp}/x.npy {tmp}/y.npy --out {tmp}", "x.npy has 3 samples of 'x' and .*y.npy 4 of 'y'"),
     ("compare {tmp}/x.npy {tmp}/x.npy --data digits --out {tmp}", "--data is for checkpoints; .*x.npy holds activations"),
+    ("compare {tmp}/x.npy {tmp}/x.npy --split test --out {tmp}", "--split is for checkpoints"),
     ("compare {tmp}/x.npy {tmp}/x.npy --layers fc1 --out {tmp}", "no layer 'fc1' in .*x.npy; its layers: x"),
     ("compare {tmp}/x.npy {tmp}/none.npy --out {tmp}", "none.npy: no such file"),
 ])

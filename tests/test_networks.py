@@ -1,8 +1,11 @@
 """Networks, data and training: sizes from the literature, seeds, interrupted runs, files that are not what they should be."""
+import math
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,7 +117,15 @@ def test_unknown_architecture_lists_those_there_are(name):
     with pytest.raises(ValueError, match="digits-vgg.*vgg16_bn.*resnet56.*torchvision/"): build(name)
 
 
-@pytest.mark.parametrize("seed", [-1, 0.5, "0", None, True])
+def test_images_that_do_not_fit_together(digits):
+    d = digits[0]
+    with pytest.raises(ValueError, match="digits: pixels of shape .1437, 1, 8, 8. and 9 labels"): replace(d, labels=d.labels[:9])
+    with pytest.raises(ValueError, match="pixels of shape .1437, 8, 8."): replace(d, pixels=d.pixels[:, 0])
+    with pytest.raises(ValueError, match="images of 1 channels, and mean and std of 3 and 3"): Images(d.pixels, d.labels, d.classes, "digits")
+    with pytest.raises(TypeError, match="one set of images: give two"): train(data=d)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "0", None, True, 2 ** 46])
 def test_seed_must_be_a_number(seed):
     with pytest.raises(ValueError, match="whole number"): build("digits-mlp", seed=seed)
 
@@ -199,6 +210,39 @@ def test_large_images_are_cut_and_small_ones_may_be_resized(tmp_path):
     image[32:-32, 32:-32] = 100  # what is left of 512 after the cut: the middle 448, shrunk to 224
     for name in ("a", "b"): Image.fromarray(image).save(tmp_path / name / "0.png"); (tmp_path / name / "0.jpg").unlink()
     assert (load_data(tmp_path, "all").pixels[:, :, 2:-2, 2:-2] == 100).all()
+
+
+def test_both_parts_have_the_size_of_the_first_image_to_train_on(tmp_path):
+    for part, size in (("train", (8, 8)), ("test", (10, 12))):
+        for c in "ab": picture(tmp_path / part / c / "0.png", 50, size)
+    assert [load_data(tmp_path, split).shape for split in ("train", "test", "all")] == [(3, 8, 8)] * 3
+    d = load_data(tmp_path, "test", 16)
+    with pytest.raises(ValueError, match="to train on are 3 x 8 x 8, those held out 3 x 16 x 16"): train("vgg11", (load_data(tmp_path), d))
+
+
+def test_a_folder_called_cifar10_is_not_cifar10(tmp_path):
+    for c in "ab": picture(tmp_path / "cifar10" / "train" / c / "0.png", 50)
+    assert load_data(tmp_path / "cifar10").name == "folder cifar10"
+
+
+@pytest.mark.parametrize("name, mode", [("16.png", "I;16"), ("16.tif", "I;16"), ("32.tif", "I"), ("float.tif", "F")])
+def test_pixels_of_more_than_8_bits_are_refused(name, mode, folder):
+    Image.fromarray(np.full((8, 8), 1000, {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode])).save(folder / "train" / "dog" / name)
+    with pytest.raises(ValueError, match=f"{name} has pixels of more than 8 bits.*convert it to 8 bits"): load_data(folder)
+
+
+def test_every_way_in_which_an_image_can_be_damaged_names_it(folder):
+    "Pillow raises SyntaxError, ValueError, struct.error and others; bytes of a real file are overwritten, one after the other."
+    path = folder / "train" / "dog" / "hurt.png"
+    picture(path, 50)
+    whole, refused = path.read_bytes(), 0
+    for k in range(len(whole)):
+        path.write_bytes(whole[:k] + bytes([whole[k] ^ 0xFF]) + whole[k + 1:])
+        try: load_data(folder)
+        except ValueError as error:
+            assert "hurt.png" in str(error)
+            refused += 1
+    assert refused > len(whole) / 4
 
 
 def test_files_give_what_memory_gives(folder):
@@ -382,17 +426,17 @@ def test_finished_is_not_trained_again(digits, straight, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change, message", [
     (dict(architecture="digits-mlp"), "architecture digits-vgg, not digits-mlp"), (dict(seed=1), "seed 0, not 1"), (dict(width=0.5), "width 1.0, not 0.5"),
-    (dict(recipe=Recipe(1, 0.01, 64)), "epochs 0, not 1; rate 0.05, not 0.01; batch 128, not 64"), (dict(less=True), "images")])
+    (dict(recipe=Recipe(1, 0.01, 64)), "epochs 0, not 1; rate 0.05, not 0.01; batch 128, not 64"), (dict(less=0), "images"), (dict(less=1), "held_out"),
+    (dict(flip=True), "flip False, not True"), (dict(white=17), "white 16, not 17")])
 def test_checkpoint_of_another_run(change, message, digits, tmp_path):
     path = tmp_path / "a.safetensors"
     train("digits-vgg", digits, path=path, recipe=Recipe(0, 0.05), progress=False)
     before = path.read_bytes()
-    data = digits
-    if change.pop("less", False):
-        d = digits[0]
-        data = Images(d.pixels[1:], d.labels[1:], d.classes, d.name, d.mean, d.std, d.white, d.flip), digits[1]
+    data, change = [*digits], dict(change)
+    if "less" in change: data = [replace(d, pixels=d.pixels[1:], labels=d.labels[1:]) if k == change["less"] else d for k, d in enumerate(data)]
+    for key in {"flip", "white"} & set(change): data[0] = replace(data[0], **{key: change.pop(key)})
     with pytest.raises(ValueError, match=f"another run.*{message}.*delete this one"):
-        train(**{"architecture": "digits-vgg", "data": data, "path": path, "recipe": Recipe(0, 0.05), "progress": False, **change})
+        train(**{"architecture": "digits-vgg", "data": data, "path": path, "recipe": Recipe(0, 0.05), "progress": False, **{key: value for key, value in change.items() if key != "less"}})
     assert path.read_bytes() == before
 
 
@@ -439,12 +483,44 @@ def test_divergence_names_epoch_and_remedy(digits, tmp_path):
     with pytest.warns(UserWarning, match="epoch 0 of 2"): assert all(p.isfinite().all() for p in load_checkpoint(path).model.parameters())
 
 
+def test_weights_that_diverge_in_the_last_step_are_not_saved(digits, tmp_path, monkeypatch):
+    "The loss is that before the step; the weights after it are looked at too."
+    path = tmp_path / "a.safetensors"
+    def step(self, plain=torch.optim.SGD.step):
+        plain(self)
+        self.param_groups[0]["steps"] = steps = self.param_groups[0].get("steps", 0) + 1
+        if steps == 3: self.param_groups[0]["params"][0].data.view(-1)[0] = float("inf")
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    few = [replace(d, pixels=d.pixels[:30], labels=d.labels[:30]) for d in digits]
+    with pytest.raises(FloatingPointError, match="not all weights are finite in epoch 1 of 1.*lower learning rate"):
+        train("digits-mlp", few, path=path, recipe=Recipe(1, 0.01, 10), progress=False)
+    tensors, about = load_tensors(path, "checkpoint")
+    assert about["epoch"] == 0 and all(t.isfinite().all() for t in tensors.values())
+
+
+def test_a_last_batch_of_one_joins_the_one_before(digits, monkeypatch):
+    "Batch norm refuses a single image where a channel has one position, as in the last stage of a ResNet on 8 x 8."
+    few, sizes = [replace(d, pixels=d.pixels[:9], labels=d.labels[:9]) for d in digits], []
+    monkeypatch.setattr("submatch_nb.networks.jitter", lambda x, *rest: sizes.append(len(x)) or x)
+    train("resnet18", few, recipe=Recipe(1, 0.01, 4), width=1 / 16, progress=False)
+    train("digits-mlp", few, recipe=Recipe(1, 0.01, 3), progress=False)
+    assert sizes == [4, 5, 3, 3, 3]
+
+
+def test_googlenet_has_more_outputs_in_training():
+    images = Images(torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1]), ["a", "b"], "noise")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's own, of its initialisation
+        trained = train("torchvision/googlenet", (images, images), recipe=Recipe(1, 1e-4), progress=False)
+    assert math.isfinite(trained.about["history"][0]["loss"])
+
+
 def test_three_channel_folder_trains(folder):
     trained = train("digits-vgg", folder, recipe=Recipe(2, 0.01, 4), progress=False)
     assert trained.model.conv1_1.conv.in_channels == 3 and trained.about["classes"] == 2 and trained.about["data"] == folder.name
 
 
-@pytest.mark.parametrize("width", [0, -1, float("nan")])
+@pytest.mark.parametrize("width", [0, -1, float("nan"), float("inf")])
 def test_a_width_that_cannot_be(width):
     with pytest.raises(ValueError, match="width is .* above 0"): build("digits-mlp", width=width)
 

@@ -87,7 +87,7 @@ def test_results_are_what_compare_gives(straight):
         assert ours.layers == plain.layers and ours.neurons == plain.neurons and not ours.moments
         for layer in ours.layers:
             for side in "xy": assert np.allclose(getattr(ours.profiles[layer], side), getattr(plain.profiles[layer], side), atol=1e-6)
-    untrained = [settle_norms(build("digits-vgg", seed=s, width=0.5), images, "cpu") for s in (0, 2)]
+    untrained = [settle_norms(build("digits-vgg", seed=s, width=0.5), images) for s in (0, 2)]
     plain = compare(*untrained, images, progress=False)
     for layer, p in results.comparisons["digits-vgg-w0.5", "untrained", ("seed0", "seed2")].profiles.items(): assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
 
@@ -107,14 +107,14 @@ def test_untrained_networks_have_the_statistics_of_the_images(toy):
     again, state = load_member(run, run.config.networks[0], 1, "untrained"), torch.get_rng_state()
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
     mlp = build("digits-mlp")
-    settled = settle_norms(build("digits-mlp"), images, "cpu")
+    settled = settle_norms(build("digits-mlp"), images)
     assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(a, b) for a, b in zip(mlp.state_dict().values(), settled.state_dict().values()))
 
 
 def test_one_image_more_than_the_batches_hold():
     "501 images whose last layers have one position: a batch of one would have no variance."
     images = Images(torch.randint(0, 255, (501, 3, 8, 8), dtype=torch.uint8), torch.zeros(501, dtype=torch.int64), ["one"], "501")
-    net = settle_norms(build("resnet18", 1, 0, 0.0625, images.shape), images, "cpu")
+    net = settle_norms(build("resnet18", 1, 0, 0.0625, images.shape), images)
     assert all(t.isfinite().all() for t in net.state_dict().values()) and net.conv1.norm.num_batches_tracked == 2
 
 
