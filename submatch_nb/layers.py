@@ -32,7 +32,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, Subset
 from tqdm import tqdm
 
-from .neurons import CHUNK, UNIT, Moments, activations, add_products, check_squares, load_tensors, r_factor, rounding, save_tensors, warn
+from .neurons import CHUNK, UNIT, Moments, activations, add_products, check_squares, first_equal, load_tensors, r_factor, rounding, save_tensors, warn
 from .maximum import tells_apart
 
 # %% ../nbs/06_layers.ipynb #9b35d915
@@ -570,7 +570,7 @@ class _Sums:
         numbers = torch.cat([torch.arange(*self.ends[k:k + 2], device=gram.device) for k in (i, j)])
         alive = (gram.diagonal() > 0) | (self.sum[numbers] != 0)
         check_squares(gram.diagonal(), alive)
-        alike = torch.where(alive, torch.searchsorted(numbers, self.alike[numbers]), torch.arange(len(gram), device=gram.device))
+        alike = torch.searchsorted(numbers, self.alike[numbers])
         return Moments._of(self.sum[numbers], self.count, len(X), rounding(min(CHUNK, self.count) + self.chunks - 1), gram=gram, alike=alike)
 
 # %% ../nbs/06_layers.ipynb #b28a45c5
@@ -686,8 +686,7 @@ class _Roots:
         "Of all samples so far."
         check_squares(self.square, self.alive)
         self.factor() if self.waiting else self.fold()
-        alike = torch.where(self.alive, self.alike, torch.arange(len(self.alike), device=self.alike.device))
-        return Moments._of(self.sum, self.count, self.n_x, self.error, root=self.root, skew=self.skew, alike=alike)
+        return Moments._of(self.sum, self.count, self.n_x, self.error, root=self.root, skew=self.skew, alike=self.alike)
 
     TENSORS, VALUES = ("sum", "square", "off", "root", "gram", "alive", "alike"), ("count", "chunks", "error", "skew")
 
@@ -1131,9 +1130,7 @@ def add_processes(
 def _alike_everywhere(moments, n_x, n_y) -> Tensor:
     "For each neuron the first of its network that was identical to it in every process."
     side = torch.tensor([-1] * n_x + [-2] * n_y, device=_device())  # silent neurons are all alike
-    mine = side if moments is None else torch.where(moments.square.to(side.device) > 0, moments.alike.to(side.device), side)
-    group = torch.unique(torch.stack([*_everybodys(mine), side]), dim=1, return_inverse=True)[1]
-    return torch.full_like(group, len(group)).scatter_reduce(0, group, torch.arange(len(group), device=group.device), "amin")[group]
+    return first_equal(torch.stack([*_everybodys(side if moments is None else moments.marked().to(side.device))]))
 
 # %% ../nbs/06_layers.ipynb #02d24ae6
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def check_epsilon(
 
 def within(epsilon):
     "The largest residual that counts as at most epsilon in floating point."
-    return max(epsilon * (1 + TOLERANCE), TOLERANCE)
+    return max(float(epsilon) * (1 + TOLERANCE), TOLERANCE)  # in float32, say, the slack would round away
 
 def check_dead(dead):
     "Raises ValueError where dead is not one of its two values."
@@ -71,6 +71,10 @@ def _indices(values, n, side):
     values.flags.writeable = False
     return values
 
+def _chosen(values, n, side):
+    "The same, where None stands for all."
+    return _indices(np.arange(n) if values is None else values, n, side)
+
 # %% ../nbs/01_match.ipynb #01efcab5
 def is_match(
     X,         # (d, n_x) activations of the first network
@@ -87,8 +91,7 @@ def is_match(
     Source: epsilon-approximate match, Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     X, Y = both(X, Y)
-    x = _indices(np.arange(X.shape[1]) if x is None else x, X.shape[1], "x")
-    y = _indices(np.arange(Y.shape[1]) if y is None else y, Y.shape[1], "y")
+    x, y = _chosen(x, X.shape[1], "x"), _chosen(y, Y.shape[1], "y")
     limit = within(check_epsilon(epsilon))
     return all(bool((r <= limit).all()) for r in cross_residuals(columns(X, x), columns(Y, y), check_dead(dead)))
 
@@ -102,9 +105,9 @@ def plot_pair(
     axis=None,  # matplotlib Axes to draw on; None: a new figure
 ):  # the Axes
     "Residual of each chosen neuron on the chosen neurons of the other side; filled where it is at most epsilon."
+    X, Y, epsilon = *both(X, Y), check_epsilon(epsilon)
+    sets = Sides(_chosen(x, X.shape[1], "x"), _chosen(y, Y.shape[1], "y"))
     axis = axis or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
-    X, Y = both(X, Y)
-    sets = Sides(*(np.arange(Z.shape[1]) if i is None else np.asarray(i, dtype=int) for Z, i in ((X, x), (Y, y))))
     r = cross_residuals(columns(X, sets.x), columns(Y, sets.y), "exclude")
     names = [f"{side}{i}" for side, chosen in zip("xy", sets) for i in chosen]
     colors = [COLORS[c] for c, chosen in zip("ab", sets) for _ in chosen]
@@ -123,7 +126,7 @@ class Match:
 
     `.x`, `.y` are sorted int64 index arrays; `.epsilon`; `.similarity` is (|X| + |Y|) / (n_x + n_y).
     `|`, `&`, `<=`, `<`, `len`, `in`, `==` and `hash` mean what they mean for sets of neurons ("x", 3), ("y", 7).
-    `|` of different epsilon raises ValueError. `==` compares the sets, not epsilon. `&` is an intersection of sets and need not be a match again.
+    `|` of different epsilon raises ValueError. `==` compares the sets, not epsilon. `&` is an intersection of sets and need not be a match again; its epsilon is the first one's.
     Source: epsilon-approximate match, Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     def __init__(self,
@@ -144,12 +147,13 @@ class Match:
     def _sets(self): return {("x", int(i)) for i in self.x} | {("y", int(i)) for i in self.y}
     def _like(self, neurons): return Match([i for s, i in neurons if s == "x"], [i for s, i in neurons if s == "y"], self.epsilon, self.n_x, self.n_y)
     def _same_layers(self, other):
+        if not isinstance(other, Match): raise TypeError(f"{other!r} is no Match: match.x and match.y are its sets")
         if (self.n_x, self.n_y) != (other.n_x, other.n_y):
             raise ValueError(f"the matches are of different layers: {self.n_x} + {self.n_y} and {other.n_x} + {other.n_y} neurons")
 
     def __len__(self): return len(self.x) + len(self.y)
     def __iter__(self): return iter(sorted(self._sets()))
-    def __contains__(self, v): return tuple(v) in self._sets()
+    def __contains__(self, v): return isinstance(v, (tuple, list)) and tuple(v) in self._sets()
     def __hash__(self): return hash((self.n_x, self.n_y, self.x.tobytes(), self.y.tobytes()))
     def __eq__(self, other):
         return isinstance(other, Match) and (self.n_x, self.n_y) == (other.n_x, other.n_y) and self._sets() == other._sets()

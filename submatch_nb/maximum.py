@@ -19,7 +19,7 @@ import torch
 from scipy.linalg import qr as pivoted_qr
 
 from .neurons import COLORS, TOLERANCE, UNIT, Moments, Sides, both, chance_epsilon, r_factor, rounding, unit, warn, warn_if_full
-from .match import Match, check_dead, check_epsilon, columns, cross_residuals, within
+from .match import Match, check_dead, check_epsilon, columns, cross_residuals, within, _chosen
 
 # %% ../nbs/02_maximum.ipynb #25e01b3d
 def algorithm_1(
@@ -36,8 +36,7 @@ def algorithm_1(
     Source: Algorithm 1 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     X, Y = both(X, Y)
-    x = np.arange(X.shape[1]) if x is None else np.asarray(x, dtype=np.int64)
-    y = np.arange(Y.shape[1]) if y is None else np.asarray(y, dtype=np.int64)
+    x, y = _chosen(x, X.shape[1], "x"), _chosen(y, Y.shape[1], "y")
     limit = within(check_epsilon(epsilon))
     while True:
         r_x, r_y = (r.cpu().numpy() for r in cross_residuals(columns(X, x), columns(Y, y), check_dead(dead)))
@@ -510,7 +509,7 @@ class Profile:
 
     @property
     def live(self) -> int:
-        "Neurons that are not dead, in the network that has more of them: as many dimensions its span can have."
+        "Neurons that are not dead, in the network that has more of them: as many dimensions its span can have. (Where dead ones were read literally, they count too.)"
         return max(int(np.isfinite(critical).sum()) for critical in (self.x, self.y))
 
     @property

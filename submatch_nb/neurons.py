@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['COLORS', 'TOLERANCE', 'UNIT', 'CHUNK', 'STRIP', 'Sides', 'digits_layers', 'SubmatchWarning', 'warn', 'activations',
            'both', 'unit', 'orthonormal_basis', 'warn_if_full', 'residuals', 'rounding', 'add_products',
-           'second_moments', 'check_squares', 'r_factor', 'first_alike', 'Moments', 'chance_epsilon', 'write_whole',
-           'save_tensors', 'load_tensors']
+           'second_moments', 'check_squares', 'r_factor', 'first_alike', 'first_equal', 'Moments', 'chance_epsilon',
+           'write_whole', 'save_tensors', 'load_tensors']
 
 # %% ../nbs/00_neurons.ipynb #9ab0b740
 import functools
@@ -75,9 +75,7 @@ def activations(
     name="X",  # what to call it in an error
 ) -> torch.Tensor:  # (d, n) float64, on the device of Z
     "Activations as a checked float64 tensor. Raises TypeError or ValueError that names the network, the neuron and the sample."
-    if np.ndim(Z) == 0 and not torch.is_tensor(Z):
-        raise TypeError(f"{name} is {Z!r}, not an array of activations (samples, neurons); if it is epsilon, pass it by keyword: epsilon={Z!r}")
-    Z = Z.detach() if torch.is_tensor(Z) else np.asarray(Z)
+    Z = _array(Z, name)
     if (Z.is_complex() if torch.is_tensor(Z) else Z.dtype.kind not in "biuf"):
         raise TypeError(f"{name} holds {Z.dtype}, not real numbers")
     if Z.ndim != 2:
@@ -87,6 +85,17 @@ def activations(
     return _finite(_double(Z if torch.is_tensor(Z) else _native(Z)), name)
 
 # %% ../nbs/00_neurons.ipynb #561815e7
+def _array(Z, name):
+    "A tensor, or what NumPy makes of Z; raises TypeError or ValueError where that would not be all of it."
+    if torch.is_tensor(Z):
+        if Z.layout != torch.strided: raise TypeError(f"{name} is a sparse tensor: pass {name}.to_dense()")
+        return Z.detach()
+    if np.ma.is_masked(Z): raise ValueError(f"{name} has masked values, and every neuron needs a value for every sample: fill them, or remove those samples")
+    try: found = np.asarray(Z)
+    except (TypeError, ValueError, RuntimeError) as error: raise TypeError(f"{name} cannot be read as an array ({error})") from error
+    if found.ndim == 0: raise TypeError(f"{name} is {Z!r}, not an array of activations (samples, neurons); an epsilon goes by keyword, where a function takes one: epsilon={Z!r}")
+    return found
+
 def _double(Z):
     "float64 on its own device, or on the CPU for a device without float64."
     Z = torch.as_tensor(Z)
@@ -156,7 +165,7 @@ def residuals(
 ) -> np.ndarray:  # (n_x,) residuals in [0, 1], NaN for a dead neuron
     """Relative residual r(x | Y) = dist(z_x, span z_Y) / |z_x| of each neuron of X, by orthogonal factorisation.
 
-    X is (d, n_x), Y is (d, n_y); returns (n_x,), no unit. Accurate to about 1e-15; the slow, trusted way.
+    X is (d, n_x), Y is (d, n_y); returns (n_x,), no unit. Accurate to about 1e-15 times the condition number of Y, of which directions below `TOLERANCE` do not count; the slow, trusted way.
     Raises TypeError or ValueError for activations that are not two finite matrices with the same samples.
     Source: the distance in the epsilon-approximate match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
@@ -209,7 +218,7 @@ def check_squares(
     "Raises ValueError where squares overflow, or are so small that they have lost digits."
     limits = torch.finfo(torch.float64)
     if (alive & (square < limits.tiny / limits.eps)).any() or not torch.isfinite(square).all():
-        raise ValueError("the activations are too large or too small to be squared in float64: divide those of each network by their largest value first")
+        raise ValueError("the activations are too large or too small to be squared in float64: divide each neuron by its largest value first")
 
 # %% ../nbs/00_neurons.ipynb #70946166
 def r_factor(
@@ -242,9 +251,18 @@ def first_alike(
     near = ((gram - square).abs() <= 1e-10 * square) & ((gram - square[:, None]).abs() <= 1e-10 * square)
     first = near.int().argmax(0)
     later = ((first < alike) & (square > 0)).nonzero()[:, 0]
-    same = later[(Z[:, later] == Z[:, first[later]]).all(0)]
-    alike[same] = first[same]
+    equal = (Z[:, later] == Z[:, first[later]]).all(0)
+    alike[later[equal]] = first[later[equal]]
+    rest = later[~equal]  # nearly the first one's, and perhaps one another's
+    if len(rest) > 1: alike[rest] = rest[first_equal(Z[:, rest])]
     return alike
+
+def first_equal(
+    Z,  # (d, n) tensor
+) -> torch.Tensor:  # (n,) int64
+    "For each column the first that equals it."
+    group = torch.unique(Z, dim=1, return_inverse=True)[1]
+    return torch.full_like(group, len(group)).scatter_reduce(0, group, torch.arange(len(group), device=group.device), "amin")[group]
 
 # %% ../nbs/00_neurons.ipynb #c2764852
 class Moments:
@@ -253,7 +271,7 @@ class Moments:
     X is (d, n_x), Y is (d, n_y), same samples. Adds over samples: `Moments(X1, Y1) + Moments(X2, Y2)`.
     `.gram` is (n, n) and `.sum` (n,), n = n_x + n_y, the first network's neurons first; `.count` is d; `.route` is "gram", or "root" where the (m, n) R factor `.root` is
     held, m <= n. `.alike` (n,) is for each neuron the first of its network that was identical to it on every sample, itself where none was. `.error` is proven: it bounds the rounding error of each entry of the gram relative to the lengths of its two neurons, or, with `.skew`, that of the root as in `r_factor`.
-    Raises as `residuals` does, and where a neuron is too small to be squared.
+    Raises as `residuals` does, and where a neuron is too large or too small to be squared.
     """
     def __init__(self,
         X,  # (d, n_x) activations of the first network
@@ -274,7 +292,8 @@ class Moments:
         self = cls.__new__(cls)
         self._gram, self.root, self.sum, self.count, self.error, self.skew = gram, root, sum, int(count), float(error), float(skew)
         self.n_x, self.n_y = int(n_x), len(sum) - int(n_x)
-        self.alike = torch.arange(len(sum), device=sum.device) if alike is None else alike
+        own = torch.arange(len(sum), device=sum.device)
+        self.alike = own if alike is None else torch.where(self.square > 0, alike, own)
         return self
 
     def __repr__(self): return f"Moments({self.n_x} + {self.n_y} neurons, {self.count:,} samples{', R factor' if self.route == 'root' else ''})"
@@ -300,6 +319,12 @@ class Moments:
         zero = (self.square == 0).cpu().numpy()
         return Sides(zero[:self.n_x].nonzero()[0], zero[self.n_x:].nonzero()[0])
 
+    def marked(self) -> torch.Tensor:
+        "`.alike`, but -1 for silent neurons of X and -2 for those of Y: with more samples they may still be identical."
+        side = torch.full_like(self.alike, -2)
+        side[:self.n_x] = -1
+        return torch.where(self.square > 0, self.alike, side)
+
     def squared(self):
         "The same by second moments."
         if self.root is None: return self
@@ -312,8 +337,7 @@ class Moments:
             raise ValueError(f"{self} and {other} are of different neurons and cannot be added")
         both_of = self.sum + other.sum.to(self.sum.device), self.count + other.count, self.n_x
         error, skew = max(self.error, other.error), max(self.skew, other.skew)
-        pair = self.alike * len(self.sum) + other.alike.to(self.sum.device)
-        alike = (pair == pair[:, None]).int().argmax(0)
+        alike = first_equal(torch.stack([self.marked(), other.marked().to(self.sum.device)]))
         if self.route == other.route == "root":
             root, more, turn = r_factor(torch.cat([self.root, other.root.to(self.root.device)]))
             return Moments._of(*both_of, error + 1.05 * more, root=root, skew=skew + turn + skew * turn, alike=alike)

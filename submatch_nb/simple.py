@@ -194,8 +194,9 @@ def minimum_match(
     Source: v-minimum match and Algorithm 2 of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
     peel, number, n = inside(X, Y, v, epsilon, dead)
+    order = check_order(order, n)
     if peel is None: return as_match([number], epsilon, n)
-    (_, ids), = search(peel, number, only(check_order(order, n), peel.left()), epsilon)
+    (_, ids), = search(peel, number, only(order, peel.left()), epsilon)
     return as_match(ids.cpu(), epsilon, n)
 
 # %% ../nbs/03_simple.ipynb #a3dc8bed

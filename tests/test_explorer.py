@@ -317,7 +317,7 @@ def test_neurons_by_keyboard(page_of, opened):
 def test_says_what_means_nothing(page_of, opened):
     full, some = Profile([0.0, 0.0], [0.0, 0.0], 2), Profile([0.5, 0.9], [0.5, np.inf], 4)
     page = opened(page_of(Comparison({"full": full, "some": some}, {"full": "unit", "some": "unit"}), layer="full"))
-    assert "no more samples than neurons" in text(page) and page.locator(".column.hollow").count() == 1
+    assert "no fewer live neurons than there are samples" in text(page) and page.locator(".column.hollow").count() == 1
     page.get_by_role("combobox").select_option(label="some")
     assert "chance" not in text(page)
     page.evaluate(SLIDE, 0.9)

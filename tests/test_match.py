@@ -2,6 +2,7 @@
 import copy
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from instances import MILD, Oracle, between, exact_residual2, float_residual2, integer_layers, make, neurons
-from submatch_nb.match import Match, is_match, toy, within
-from submatch_nb.maximum import maximum_match
+from submatch_nb.match import Match, is_match, plot_pair, toy, within
+from submatch_nb.maximum import algorithm_1, maximum_match
 from submatch_nb.neurons import TOLERANCE, Moments, residuals
+from submatch_nb.simple import is_unique, minimum_match, simple_matches
 
 SEEDS = st.integers(0, 10**6)
 
@@ -118,15 +120,29 @@ def test_bad_epsilon(epsilon, error, says):
     X, Y = make("gaussian", 0)
     with pytest.raises(error, match=says): is_match(X, Y, epsilon)
     with pytest.raises(error, match=says): Match([0], [0], epsilon, 1, 1)
+    with pytest.raises(error, match=says): plot_pair(X, Y, epsilon)
+
+
+@pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_epsilon_of_any_precision_is_the_number_that_it_is(kind):
+    "At a tie the slack decides, which float32 cannot hold."
+    for k in range(1, 200):
+        epsilon = kind(k / 200)
+        s = float(epsilon)
+        X, Y = np.eye(4)[:, :1], np.array([[(1 - s**2) ** 0.5], [s], [0], [0]])
+        assert within(epsilon) == within(s)
+        for f in (maximum_match, lambda X, Y, epsilon: list(simple_matches(X, Y, epsilon=epsilon)), partial(minimum_match, v=("x", 0)), partial(is_unique, v=("x", 0)), algorithm_1):
+            assert f(X, Y, epsilon=epsilon) == f(X, Y, epsilon=s)
 
 
 @pytest.mark.parametrize("x, error, says", [
     ([0, 1, 99], IndexError, "x names neuron 99, but there are {n}: 0 to {last}$"), ([0, -1], IndexError, "x names neuron -1, but there are {n}"), ([0.0], TypeError, "x must hold neuron indices, not float64"),
-    ([True], TypeError, "not bool"), (["0"], TypeError, "x must hold neuron indices")])
+    ([2.9], TypeError, "not float64"), ([True], TypeError, "not bool"), (["0"], TypeError, "x must hold neuron indices")])
 def test_bad_indices(x, error, says):
     X, Y = make("gaussian", 0)
     of = lambda side, n: says.replace("x ", f"{side} ", 1).format(n=n, last=n - 1)
-    for f in (lambda **sides: is_match(X, Y, 0.3, **sides), lambda x=(), y=(): Match(x, y, 0.3, X.shape[1], Y.shape[1])):
+    for f in (*(partial(f, X, Y, 0.3) for f in (is_match, algorithm_1, plot_pair)), lambda x=(), y=(): Match(x, y, 0.3, X.shape[1], Y.shape[1])):
         with pytest.raises(error, match=of("x", X.shape[1])): f(x=x)
         with pytest.raises(error, match=of("y", Y.shape[1])): f(y=x)
     with pytest.raises(IndexError, match="x names neuron 3, but there are 3"): Match([3], [], 0.3, 3, 4)
@@ -191,6 +207,7 @@ def test_matches_that_cannot_be_joined():
     with pytest.raises(ValueError, match="epsilon 0.3.*0.4"): a | Match([0], [1], 0.4, 5, 3)
     for f in (lambda b: a | b, lambda b: a & b, lambda b: a <= b):
         with pytest.raises(ValueError, match=r"different layers: 5 \+ 3 and 5 \+ 4"): f(Match([0], [1], 0.3, 5, 4))
+        with pytest.raises(TypeError, match="is no Match"): f({("x", 0)})
     assert a != Match([0], [1], 0.3, 5, 4) and a != {("x", 0), ("y", 1)}
 
 

@@ -175,6 +175,29 @@ def test_a_sum_of_parts_is_exact_on_integers():
     assert np.array_equal(whole.gram, columns(X, Y).T @ columns(X, Y)) and whole.gram.dtype == torch.float64
 
 
+@pytest.mark.parametrize("root", [False, True])
+def test_neurons_that_are_silent_in_a_part_stay_alike(root):
+    "A ReLU and its copy are both 0 on many a batch; a neuron that is silent elsewhere is no copy; nor are dead ones of each other."
+    rng = np.random.default_rng(0)
+    X, Y = (np.maximum(rng.normal(size=(90, 6)), 0) for _ in range(2))
+    X[:30, :3] = Y[60:, 4:] = 0  # silent together in the first part, or in the last
+    X[:, 2], Y[:, 5] = X[:, 0], Y[:, 4]
+    X[:, 4:] = 0
+    parts = [Moments(X[i:i + 30], Y[i:i + 30], root=root) for i in (0, 30, 60)]
+    whole = Moments(X, Y, root=root)
+    assert whole.alike.tolist() == [0, 1, 0, 3, 4, 5, *range(6, 11), 10]
+    for added in (parts[0] + parts[1] + parts[2], parts[2] + (parts[1] + parts[0]), parts[0] + (parts[1] + parts[2])): assert torch.equal(added.alike, whole.alike)
+    added = parts[0] + parts[1] + parts[2]
+    assert [len(side) for side in epsilon_profile(added).undecided(0.5)] == [0, 0] == [len(side) for side in epsilon_profile(whole).undecided(0.5)]
+
+
+def test_copies_behind_a_near_copy_are_found():
+    b = np.random.default_rng(0).normal(size=(20, 1))
+    near = b * np.r_[1 + 1e-14, np.ones(19)][:, None]
+    X = np.hstack([near, b, b, b + 1, near])
+    assert Moments(X, X[:, :1]).alike.tolist() == [0, 1, 1, 3, 0, 5]
+
+
 def test_swap_exchanges_the_networks():
     X, Y = make("unequal_widths", 1)
     a, b = Moments(X, Y).swap(), Moments(Y, X)
@@ -292,7 +315,8 @@ def test_bad_activations_name_the_culprit(f):
         (X[:, 0], Y, ValueError, r"X has shape \(60,\).*two axes"), (X, Y[None], ValueError, r"Y has shape \(1, 60"), ([], Y, ValueError, "X has shape"),
         (X, 0.3, TypeError, r"Y is 0.3.*keyword.*epsilon=0.3"), (X, None, TypeError, "Y is None"), ("X", Y, TypeError, "X is 'X'"), (X, np.float64(0.3), TypeError, "Y is "),
         (X + 0j, Y, TypeError, "X holds complex128"), (X.astype(str), Y, TypeError, "X holds <U"), (torch.as_tensor(X) + 0j, Y, TypeError, "X holds torch.complex128"),
-        (X.astype(object), Y, TypeError, "X holds object"), (X, torch.tensor(0.3), (TypeError, ValueError), r"Y ")):
+        (X.astype(object), Y, TypeError, "X holds object"), (torch.as_tensor(X).to_sparse(), Y, TypeError, r"X is a sparse tensor: pass X.to_dense\(\)"), ([[1, 2], [3]], Y, TypeError, "X cannot be read as an array"),
+        (X, [torch.ones(2, requires_grad=True)] * 3, TypeError, "Y cannot be read as an array"), (X, np.ma.array(Y, mask=Y > 0), ValueError, "Y has masked values"), (X, torch.tensor(0.3), (TypeError, ValueError), r"Y ")):
         with pytest.raises(error, match=says): f(A, B)
 
 

@@ -231,7 +231,7 @@ function render({ model, el }) {
   function introduce(layer, epsilon) {
     const known = layer.simple.map(s => s.epsilon);
     return [line("Point at a neuron, or move to one with the arrow keys, to see what it takes to explain it. Click to keep it."),
-      quiet((layer.chance <= epsilon ? (layer.full ? "There are no more samples than neurons, so everything matches and the similarity says nothing. "
+      quiet((layer.chance <= epsilon ? (layer.full ? "One network has no fewer live neurons than there are samples, so all of the other's lie in its span and the similarity says nothing. "
                                                    : "At or above the chance level: random neurons would match as well. ") : "") +
         "Squares are neurons by critical ε, the ε from which each matches; filled ones match now, dotted ones are dead." +
         (layer.sampled && known.length ? ` Round ones, ${layer.sampled} neurons drawn at random (seed 0), come with a minimal match.` : "") +
