@@ -438,7 +438,8 @@ def _load_state(
 def _differences(run, about):
     "What a checkpoint holds and what was asked for, where they differ."
     flat = lambda d: {**{key: value for key, value in d.items() if key != "recipe"}, **asdict(Recipe(**d.get("recipe", {})))}
-    return [f"{key} {flat(about).get(key)}, not {value}" for key, value in flat(run).items() if flat(about).get(key) != value]
+    old, later = flat(about), {"white", "flip", "held_out"} - set(about)  # not in older files
+    return [f"{key} {old.get(key)}, not {value}" for key, value in flat(run).items() if old.get(key) != value and key not in later]
 
 def _resume(path, run, model, optimizer):
     "Pick up the run that a checkpoint holds; its description, or None where there is no file. ValueError where it holds another run."
