@@ -327,7 +327,7 @@ def reproduce_config(args):
 
 # %% ../nbs/12_command_line.ipynb #67c2b691
 _EXAMPLES = """examples:
-  submatch demo                                        two networks on digits, compared; about half a minute
+  submatch demo                                        two networks on digits, compared; about a minute
   submatch train --data cifar10 --arch vgg16 --seeds 0 1 --out runs/vgg16
   submatch train --data photos/ --arch vgg11_bn --width 0.25 --epochs 20 --out runs/photos
   submatch compare runs/vgg16/vgg16-seed0.safetensors runs/vgg16/vgg16-seed1.safetensors --out runs/vgg16
