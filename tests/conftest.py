@@ -8,6 +8,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.e
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, Phase, settings
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "docs"))
@@ -22,6 +23,15 @@ CIFAR = Path(os.environ.get("SUBMATCH_CIFAR10", "~/.cache/submatch/cifar10-jpeg"
 needs_cifar = pytest.mark.skipif(not (CIFAR / "test").is_dir(), reason="no CIFAR-10 folder; set SUBMATCH_CIFAR10")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def once(tmp_path_factory, name, make):
+    "The folder that make(folder) makes, once for all workers."
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir(): make(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -536,12 +536,14 @@ def test_a_folder_of_checkpoints(comparison, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere"): compare_all(tmp_path / "nowhere", IMAGES)
     for seed in (0, 1, 2):
         if seed < 2:
-            with pytest.raises(ValueError, match=f"holds {seed} checkpoints.*two or more"): compare_all(tmp_path, IMAGES)
+            with pytest.raises(ValueError, match=("holds no checkpoint", "two networks or more, not 1")[seed]): compare_all(tmp_path, IMAGES)
         train("digits-mlp", "digits", seed, tmp_path / f"seed{seed}.safetensors", recipe, progress=False)
     found = compare_all(str(tmp_path), IMAGES[:500], "fc2.relu", progress=False)
     assert list(found) == [("seed0", "seed1"), ("seed0", "seed2"), ("seed1", "seed2")]
     expected = compare(build("digits-mlp", seed=0), build("digits-mlp", seed=2), IMAGES[:500], "fc2.relu", progress=False)
     assert found["seed0", "seed2"].table().equals(expected.table())
+    (tmp_path / "seed1.safetensors").write_bytes((tmp_path / "seed1.safetensors").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged or cut short: .*seed1.safetensors"): compare_all(tmp_path, IMAGES)
 
 
 def test_pairs_that_do_not_go_together(three, comparison):

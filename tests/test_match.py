@@ -127,7 +127,7 @@ def test_bad_epsilon(epsilon, error, says):
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 def test_epsilon_of_any_precision_is_the_number_that_it_is(kind):
     "At a tie the slack decides, which float32 cannot hold."
-    for k in range(1, 200):
+    for k in range(1, 200, 6):
         epsilon = kind(k / 200)
         s = float(epsilon)
         X, Y = np.eye(4)[:, :1], np.array([[(1 - s**2) ** 0.5], [s], [0], [0]])

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from conftest import serious
+from conftest import once, serious
 from test_explorer import LIT, SLIDE, of
 
 from submatch_nb import Moments, epsilon_profile
@@ -26,13 +26,8 @@ LOOKS = [(1280, "light"), (768, "dark"), (390, "light"), (390, "dark")]
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "The site, built once for all workers; any warning fails."
-    for name in ("sphinx", "myst_nb", "filelock"): pytest.importorskip(name, reason=f"no {name}: pip install '.[dev]' to test the docs site")
-    from filelock import FileLock
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir(): build(folder)
-    return folder
+    for name in ("sphinx", "myst_nb"): pytest.importorskip(name, reason=f"no {name}: pip install '.[dev]' to test the docs site")
+    return once(tmp_path_factory, "site", build)
 
 
 def build(folder):
