@@ -25,8 +25,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from PIL import Image, ImageOps
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 from .neurons import load_tensors, save_tensors
@@ -233,6 +231,7 @@ def jitter(
 def _held_out(labels, split, name):
     "Positions of the training images, or of the 20 % held out: fixed, with the same share of every class."
     if split == "all": return np.arange(len(labels))
+    from sklearn.model_selection import train_test_split  # here, not above: it takes seconds to import
     try: train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     except ValueError as error: raise ValueError(f"{name} has too few images to hold 20 % of each class out ({error}): give it a train and a test folder") from error
     return np.sort(train if split == "train" else test)
@@ -240,6 +239,7 @@ def _held_out(labels, split, name):
 # %% ../nbs/05_networks.ipynb #c7d29c20
 def _digits(split):
     "scikit-learn's digits: 1,797 scans, pixels from 0 to 16."
+    from sklearn.datasets import load_digits
     digits = load_digits()
     keep = _held_out(digits.target, split, "digits")
     pixels = torch.tensor(digits.images[keep], dtype=torch.uint8)[:, None]
