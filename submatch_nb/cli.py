@@ -115,6 +115,7 @@ def _suits(
     return replace(images, mean=mean, std=std)
 
 # %% ../nbs/12_command_line.ipynb #e639c5ac
+_SIMILARITY = "Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none. chance ε: from there on random neurons match."
 _SAMPLE = {"all": "a position in an image (neighbours are much alike)", "mean": "an image (the mean over its positions)",
            "pooled": "a cell of a grid over an image (the mean over the positions in it)", "sampled": "a position in an image, drawn"}
 
@@ -135,7 +136,7 @@ def _notes(
     if "unit" in kinds:
         yield (f"Fully connected layers: a neuron is a unit, a sample is a whole image; {n:,} samples, which is all there are. With so few, chance ε falls to {kinds['unit']['chance ε'].min():.2f}."
                + " Most of these images the networks know from training, where they may agree more than on new ones." * (seen > n / 2))
-    yield "Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none. chance ε: from there on random neurons match. Read it beside the untrained networks."
+    yield f"{_SIMILARITY} Read it beside the untrained networks."
 
 # %% ../nbs/12_command_line.ipynb #26cd4091
 def _compared(
@@ -197,14 +198,14 @@ def _report(
     epsilons,  # in the table
     simple,    # epsilon of the simple matches, or None
     out,       # folder for the results
-    positions=None,  # one of `POSITIONS`; None for what the layers take
+    positions=None,  # one of `POSITIONS`; None for "pooled" where every layer meets every other, else "all"
 ):
     "Compare networks, and the same untrained; print the table, save everything."
     images = _suits(list(networks.values()), images)
-    options = {"positions": positions} if positions else {}
-    comparison, baseline = (_compared({name: model(net) for name, net in networks.items()}, images, layers, **options) for model in (lambda net: net.model, lambda net: settle_norms(untrained(net.about).to(_device()), images)))
+    positions = positions or ("pooled" if layers == "cross" else "all")
+    comparison, baseline = (_compared({name: model(net) for name, net in networks.items()}, images, layers, positions=positions) for model in (lambda net: net.model, lambda net: settle_norms(untrained(net.about).to(_device()), images)))
     if comparison is None: return
-    _show(comparison, epsilons, simple, out, lambda table: _notes(table, images, seen, positions or ("pooled" if layers == "cross" else "all")), baseline)
+    _show(comparison, epsilons, simple, out, lambda table: _notes(table, images, seen, positions), baseline)
 
 # %% ../nbs/12_command_line.ipynb #5379fb9e
 @contextmanager
@@ -310,7 +311,7 @@ def compare_two_matrices(args, out):
     layers = _layers(args.layers) if args.layers else None
     if args.simple is not None and _crosses(layers or []): raise ValueError("--simple is for layers compared one with one: leave it out")
     _show(compare_activations(*args.files, layers), args.epsilon, _simple(args), out,
-          lambda table: ["Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none. chance ε: from there on random neurons match."])
+          lambda table: [_SIMILARITY])
 
 # %% ../nbs/12_command_line.ipynb #1b7f4bf7
 def explore_file(args):

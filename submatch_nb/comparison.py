@@ -623,15 +623,15 @@ def table(self: Comparisons,
 
     Raises ValueError for a baseline of other layers.
     """
-    tables = pd.concat({pair: c.table(epsilon, baseline=baseline) for pair, c in self.items()}, names=["a", "b", "layer"])
+    tables = pd.concat({pair: c.table(epsilon, baseline=baseline if pairs else None) for pair, c in self.items()}, names=["a", "b", "layer"])
     if pairs: return tables
-    layers = tables.groupby("layer", sort=False)
+    others, layers = _baselines(baseline, self), tables.groupby("layer", sort=False)
     rows = layers[["neuron", "samples"]].first()
     for name in ("neurons", "dead"): rows[name] = layers[[f"{name} a", f"{name} b"]].mean().mean(axis=1)
     for e in _epsilons(epsilon):
         values = _similarities(list(self.values()), self.layers, e)
         rows[f"ε={e:g}"], rows[f"± ε={e:g}"] = values.mean(0), list(map(_spread, values.T))
-        if (other := f"baseline ε={e:g}") in tables: rows[other] = layers[other].first()
+        if others: rows[f"baseline ε={e:g}"] = _similarities(others, self.layers, e).mean(0)
     return rows.assign(**{"chance ε": layers["chance ε"].min()})
 
 # %% ../nbs/07_comparison.ipynb #6ad33ab7

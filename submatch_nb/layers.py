@@ -583,10 +583,7 @@ def _still_alike(
     silent = ~Z[several].any(1)
     if silent.all(): return alike
     silent, moving, new = several[silent], several[~silent], alike.clone()
-    group = torch.unique(torch.cat([alike[moving, None].double(), Z[moving]], 1), dim=0, return_inverse=True)[1]
-    for neurons, group in ((moving, group), (silent, alike[silent])):
-        first = torch.full_like(alike, len(alike)).scatter_reduce(0, group, neurons, "amin")
-        new[neurons] = first[group]
+    for neurons, history in ((moving, torch.cat([alike[moving, None].double(), Z[moving]], 1)), (silent, alike[silent, None])): new[neurons] = neurons[first_equal(history.T)]
     return new
 
 # %% ../nbs/06_layers.ipynb #bd63398a
@@ -1129,8 +1126,8 @@ def add_processes(
 
 def _alike_everywhere(moments, n_x, n_y) -> Tensor:
     "For each neuron the first of its network that was identical to it in every process."
-    side = torch.tensor([-1] * n_x + [-2] * n_y, device=_device())  # silent neurons are all alike
-    return first_equal(torch.stack([*_everybodys(side if moments is None else moments.marked().to(side.device))]))
+    mine = torch.tensor([-1] * n_x + [-2] * n_y) if moments is None else moments.marked()  # where there are no samples all are silent
+    return first_equal(torch.stack(_everybodys(mine.to(_device()))))
 
 # %% ../nbs/06_layers.ipynb #02d24ae6
 @dataclass(frozen=True)

@@ -368,14 +368,18 @@ def recipe_for(
 # %% ../nbs/05_networks.ipynb #23110bd8
 def _diverged(what, recipe, epoch): return FloatingPointError(f"training diverged: {what} in epoch {epoch} of {recipe.epochs}. Use a lower learning rate than {recipe.rate:g}, for instance {recipe.rate / 4:g}")
 
+def _batches(order, size):
+    "So many images at a time; a last one alone goes into the batch before, since batch norm takes two or more."
+    batches = [*order.split(size)]
+    if len(batches) > 1 and len(batches[-1]) == 1: batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
 def _epoch(model, optimizer, images, recipe, seed, epoch, bar):
     "Train for one epoch; its mean loss and accuracy."
     generator, device = torch.Generator().manual_seed(_seeds(seed, epoch)), next(model.parameters()).device
     order, loss_sum, right, seen = torch.randperm(len(images), generator=generator), 0.0, 0, 0
-    batches = [*order.split(recipe.batch)]
-    if len(batches) > 1 and len(batches[-1]) == 1: batches[-2:] = [torch.cat(batches[-2:])]  # batch norm takes two images or more
     torch.manual_seed(_seeds(seed, epoch))  # for dropout
-    for indices in batches:
+    for indices in _batches(order, recipe.batch):
         for group in optimizer.param_groups: group["lr"] = recipe.rate_in(epoch, seen / len(images))
         x, y = (t.to(device) for t in images.batch(indices, generator))
         output = model(x)
@@ -521,7 +525,7 @@ def _versions():
 
 def _run(model, optimizer, images, held_out, recipe, about, path, progress, log):
     "The epochs that are left; `about` is brought up to date and saved after each."
-    steps, done = max(1, math.ceil((len(images) - 1) / recipe.batch)), about["epoch"]  # a last batch of one goes into the one before
+    steps, done = len(_batches(torch.arange(len(images)), recipe.batch)), about["epoch"]
     gpus = range(torch.cuda.device_count())
     with (torch.random.fork_rng(devices=gpus), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
           tqdm(total=recipe.epochs * steps, initial=done * steps, unit="batch", desc=f"{about['architecture']} seed {about['seed']}",
