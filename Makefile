@@ -24,6 +24,7 @@ docs: .venv/.dev       ## make the site in _docs from the notebooks and their st
 bench: .venv/.dev      ## time the fast paths against the plain ones
 	$(BIN)/python tests/bench.py
 	$(BIN)/python tests/bench_layers.py
+	$(BIN)/python tests/bench_explorer.py
 
 mutate: .venv/.dev     ## break match, maximum, simple and structure in every small way and list what no test notices (up to an hour)
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
