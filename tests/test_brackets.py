@@ -83,7 +83,7 @@ def check_wide(seeds):
         check(X, Y, critical2_wide(X, Y), seed)
 
 
-@pytest.mark.parametrize("part", range(40))
+@pytest.mark.parametrize("part", range(20))
 def test_no_decided_membership_is_wrong(part): check_small(range(part * 5, part * 5 + 5))
 
 def test_no_decided_membership_is_wrong_in_wide_layers(): check_wide(range(2))

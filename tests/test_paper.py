@@ -160,28 +160,34 @@ def test_provenance(straight):
 
 # Interrupted
 
-@pytest.mark.parametrize("moment", ["networks/digits-vgg-w0.5-seed1-epoch1.safetensors", "moments/digits-vgg-w0.5_epoch1_seed0_seed2.safetensors"])
-def test_killed_and_continued(moment, toy, straight, tmp_path):
-    "A real second process with two workers, ended by SIGKILL; its workers go too, and the same command gives what the uninterrupted run gave."
+MOMENTS = ["networks/digits-vgg-w0.5-seed1-epoch1.safetensors", "moments/digits-vgg-w0.5_epoch1_seed0_seed2.safetensors"]
+
+def test_killed_and_continued(toy, straight, tmp_path):
+    "A real second process with two workers, ended by SIGKILL while it trains, and again while it collects; its workers go too, and the same command gives what the uninterrupted run gave."
     out = tmp_path / "run"
     command = [sys.executable, "-m", "submatch_nb", "reproduce", str(toy), "--out", str(out), "--workers", "2"]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not (out / moment).exists() and run.poll() is None: time.sleep(0.02)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
-    workers = children.read_text().split() if children.exists() else []
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL and not (out / "results/results.json").exists()
-    for _ in range(200):
-        alive = [pid for pid in workers if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"]
-        if not alive: break
-        time.sleep(0.05)
-    assert not alive, "workers outlive the process that started them"
+    for moment in MOMENTS: killed_at(out / moment, command)
+    assert not (out / "results/results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     for path in out.rglob("*.part"): path.unlink()  # what was being written
     ours, theirs = kept(out), kept(straight)
     assert ours.keys() == theirs.keys() and [key for key in ours if ours[key] != theirs[key]] == []
-    assert len(Results(out / "results").about["elapsed"]) == 2
+    assert len(Results(out / "results").about["elapsed"]) == 3
+
+def killed_at(path, command):
+    "Give the command, and kill it as soon as there is such a file."
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not path.exists() and run.poll() is None: time.sleep(0.02)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    workers = children.read_text().split() if children.exists() else []
+    run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    for _ in range(200):
+        alive = [pid for pid in workers if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"]
+        if not alive: return
+        time.sleep(0.05)
+    pytest.fail("workers outlive the process that started them")
 
 
 def test_nothing_is_made_twice(toy, straight, monkeypatch, capsys):
@@ -330,7 +336,7 @@ def test_weights_of_others(tmp_path):
     for name in ("squeezenet1_1", "resnet18"):
         for seed in (5, 6): torch.save(build(f"torchvision/{name}", 1000, seed).state_dict(), tmp_path / f"{name}-{seed}.pth")
     config = tmp_path / "others.toml"
-    config.write_text("samples = 50\nneurons = 2\n" + "".join(
+    config.write_text("samples = 50\nneurons = 2\nepsilon = [0.3]\n" + "".join(
         f'[[networks]]\narchitecture = "torchvision/{name}"\nweights = {json.dumps([str(tmp_path / f"{name}-{seed}.pth") for seed in (5, 6)])}\nlayers = "{layers}"\n'
         for name, layers in (("squeezenet1_1", "features.3"), ("resnet18", "layer4"))))
     results = reproduce(config, tmp_path / "run", tmp_path / "imagenet", workers=1)
@@ -399,22 +405,18 @@ def test_configs_are_what_they_say():
     assert len({e.width for e in loaded["width"].networks}) == 4 and len({e.architecture for e in loaded["width"].networks}) == 1
 
 
-def test_width_config_at_toy_size(tmp_path):
+def test_widths_that_have_pairs_are_drawn(tmp_path, monkeypatch):
+    "Every width; or, where one has lost all networks but one, the others, and it is named."
     path = tmp_path / "width.toml"
-    path.write_text('data = "digits"\nseeds = [0, 1]\n' + "".join(f'[[networks]]\narchitecture = "digits-mlp"\nepochs = 1\nwidth = {w}\n' for w in (0.25, 0.5)))
+    path.write_text('data = "digits"\nseeds = [0, 1]\nepsilon = [0.3, 0.5]\n' + "".join(f'[[networks]]\narchitecture = "digits-mlp"\nepochs = 1\nwidth = {w}\n' for w in (0.25, 0.5)))
     results = reproduce(path, tmp_path / "run", workers=1)
     assert "width" in [p.stem for p in (tmp_path / "run/figures").iterdir()]
-    assert {text.get_text() for text in plot_width(results, 0.5).axes[0].get_legend().get_texts()} == {"width 0.25", "width 0.5"}
-
-
-def test_widths_that_have_pairs_are_drawn(tmp_path, monkeypatch):
-    "One width has lost all networks but one: it is named, the others are drawn."
+    def drawn():
+        (ax,) = dict(figures(results))["width"].axes
+        return [text.get_text() for text in ax.get_legend().get_texts()], ax.get_title("left")
+    assert drawn()[0] == ["width 0.25", "width 0.5"] and "no pair" not in drawn()[1]
     monkeypatch.setattr(Results, "pairs", lambda self, label, plain=Results.pairs: [] if label.endswith("0.25") else plain(self, label))
-    path = tmp_path / "width.toml"
-    path.write_text('data = "digits"\nseeds = [0, 1]\n' + "".join(f'[[networks]]\narchitecture = "digits-mlp"\nepochs = 1\nwidth = {w}\n' for w in (0.25, 0.5)))
-    results = reproduce(path, tmp_path / "run", workers=1)
-    (ax,) = dict(figures(results))["width"].axes
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["width 0.5"] and ax.get_title("left").endswith("no pair of digits-mlp-w0.25")
+    assert drawn()[0] == ["width 0.5"] and drawn()[1].endswith("no pair of digits-mlp-w0.25")
 
 
 # The figures of the paper's question
