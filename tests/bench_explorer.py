@@ -6,14 +6,14 @@ from pathlib import Path
 
 from conftest import CHROMIUM, QUIET
 from playwright.sync_api import sync_playwright
-from test_explorer import vgg16
+from test_explorer import SLIDE, vgg16
 
 from submatch_nb import save_html
 
 LIMIT = 50  # ms, for each
 TIME = """what => {
-    const times = [], slider = document.querySelector("input[type=range]"), menu = document.querySelector("select"), cells = document.querySelectorAll(".grid span");
-    const acts = { slider: i => { slider.value = (i * 37 % 100) / 100; slider.dispatchEvent(new Event("input")); },
+    const times = [], menu = document.querySelector("select"), cells = document.querySelectorAll(".grid span");
+    const acts = { slider: i => (SLIDE)((i * 37 % 100) / 100),
                    neuron: i => cells[i * 25].dispatchEvent(new PointerEvent("pointerover", { bubbles: true })),
                    layer: i => { menu.value = i % 15; menu.dispatchEvent(new Event("change")); } };
     for (let i = 0; i < 40; i++) {
@@ -23,7 +23,7 @@ TIME = """what => {
         getComputedStyle(document.querySelector(".grid span:last-child")).color;
         times.push(performance.now() - start);
     }
-    return times; }"""
+    return times; }""".replace("SLIDE", SLIDE)
 
 
 if __name__ == "__main__":
@@ -39,5 +39,5 @@ if __name__ == "__main__":
     print(f"{__doc__}\n\n{'redraw':12}{'median (ms)':>14}{'slowest (ms)':>14}{'of a layer anew':>18}")
     medians = {what: statistics.median(found) for what, found in times.items()}
     for what, found in times.items():
-        print(f"{what:12}{medians[what]:14.1f}{max(found):14.1f}{medians[what] / medians['layer']:18.2f}{'' if medians[what] < LIMIT else '  NOT MET: under 50 ms'}")
+        print(f"{what:12}{medians[what]:14.1f}{max(found):14.1f}{medians[what] / medians['layer']:18.2f}{'' if medians[what] < LIMIT else f'  NOT MET: under {LIMIT} ms'}")
     sys.exit(any(median >= LIMIT for median in medians.values()))

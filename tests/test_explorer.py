@@ -403,13 +403,13 @@ def test_several_on_a_page(opened, tmp_path, small):
 
 WORK = """what => {
     const cells = [...document.querySelectorAll(".grid span")], classes = () => cells.map(cell => cell.className), before = classes();
-    const slider = document.querySelector("input[type=range]"), seen = new MutationObserver(() => {});
+    const seen = new MutationObserver(() => {});
     seen.observe(document.querySelector(".body"), { subtree: true, childList: true, attributes: true });
     if (what === "neuron") cells[25].dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-    else { slider.value = what; slider.dispatchEvent(new Event("input")); }
+    else (SLIDE)(what);
     const records = seen.takeRecords(), drawn = records.flatMap(r => [...r.addedNodes]).filter(node => node.matches?.(".grid span, svg *"));
     return { touched: records.filter(r => r.target.matches(".grid span") && r.attributeName === "class").length,
-             changed: classes().filter((name, i) => name !== before[i]).length, drawn: drawn.length }; }"""
+             changed: classes().filter((name, i) => name !== before[i]).length, drawn: drawn.length }; }""".replace("SLIDE", SLIDE)
 
 @pytest.mark.parametrize("what", [0.31, 0.9, 0, "neuron"])
 def test_a_redraw_touches_only_what_changes(page_of, opened, what):

@@ -160,13 +160,11 @@ def test_provenance(straight):
 
 # Interrupted
 
-MOMENTS = ["networks/digits-vgg-w0.5-seed1-epoch1.safetensors", "moments/digits-vgg-w0.5_epoch1_seed0_seed2.safetensors"]
-
 def test_killed_and_continued(toy, straight, tmp_path):
     "A real second process with two workers, ended by SIGKILL while it trains, and again while it collects; its workers go too, and the same command gives what the uninterrupted run gave."
     out = tmp_path / "run"
     command = [sys.executable, "-m", "submatch_nb", "reproduce", str(toy), "--out", str(out), "--workers", "2"]
-    for moment in MOMENTS: killed_at(out / moment, command)
+    for moment in ("networks/digits-vgg-w0.5-seed1-epoch1.safetensors", "moments/digits-vgg-w0.5_epoch1_seed0_seed2.safetensors"): killed_at(out / moment, command)
     assert not (out / "results/results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
