@@ -31,7 +31,7 @@ mutate: .venv/.dev     ## break match, maximum, simple and structure in every sm
 	$(BIN)/mutmut results | grep -v plot_ || echo None survived.
 
 export: .venv/.dev     ## write submatch_nb from the notebooks
-	$(BIN)/nbdev_export
+	$(BIN)/nbdev-export
 
 readme: .venv/.dev     ## write README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
@@ -45,7 +45,7 @@ data: .venv/.dev       ## compare the networks of `make demo` again, for the exp
 
 check: .venv/.dev      ## the export and the README are in step with the notebooks
 	$(BIN)/python tools/readme.py --check
-	$(BIN)/nbdev_export
+	$(BIN)/nbdev-export
 	git diff --exit-code --stat -- submatch_nb
 
 clean:                 ## remove the environment and what the runs wrote

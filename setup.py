@@ -1,4 +1,5 @@
 """Everything about the package is in settings.ini; this only hands it to setuptools."""
+
 import re
 from configparser import ConfigParser
 from pathlib import Path
@@ -11,8 +12,15 @@ config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
 # The package index shows README.md too, and resolves no relative link
-site, raw = cfg["doc_host"] + cfg["doc_baseurl"], "https://raw.githubusercontent.com/{user}/{repo}/{branch}".format(**cfg)
-readme = (here / "README.md").read_text(encoding="utf-8").replace("](nbs/images/", f"]({raw}/nbs/images/")
+site, raw = (
+    cfg["doc_host"] + cfg["doc_baseurl"],
+    "https://raw.githubusercontent.com/{user}/{repo}/{branch}".format(**cfg),
+)
+readme = (
+    (here / "README.md")
+    .read_text(encoding="utf-8")
+    .replace("](nbs/images/", f"]({raw}/nbs/images/")
+)
 readme = re.sub(r"\]\(nbs/(\w+)\.ipynb\)", rf"]({site}/\1.html)", readme)
 
 requirements = cfg["requirements"].split()
@@ -28,7 +36,11 @@ setup(
     author=cfg["author"],
     author_email=cfg["author_email"],
     url=cfg["git_url"],
-    project_urls={"Documentation": site, "Changes": f"{site}/changelog.html", "Issues": cfg["git_url"] + "/issues"},
+    project_urls={
+        "Documentation": site,
+        "Changes": f"{site}/changelog.html",
+        "Issues": cfg["git_url"] + "/issues",
+    },
     keywords=cfg["keywords"],
     license="Apache-2.0",
     license_files=["LICENSE"],

@@ -1,4 +1,5 @@
 """The docs site: Sphinx reads the notebooks in nbs/ as they are, with their stored outputs (`make docs`)."""
+
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -13,7 +14,15 @@ project, author, release, version = cfg["title"], cfg["author"], cfg["version"],
 copyright = cfg["copyright"]
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_proof", "sphinxcontrib.bibtex", "sphinx_copybutton", "sphinx-mathjax-offline", "chapters"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx_proof",
+    "sphinxcontrib.bibtex",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",
+    "chapters",
+]
 exclude_patterns = [".ipynb_checkpoints", "runs"]
 
 # Notebooks: stored outputs, no script from elsewhere
@@ -26,7 +35,9 @@ myst_heading_anchors = 3
 
 # Statements, citations, the API
 proof_minimal_theme = True
-prf_realtyp_to_countertyp = dict.fromkeys(("lemma", "definition", "corollary"), "theorem")  # one count for all: definition 1, lemma 2, theorem 3
+prf_realtyp_to_countertyp = dict.fromkeys(
+    ("lemma", "definition", "corollary"), "theorem"
+)  # one count for all: definition 1, lemma 2, theorem 3
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 bibtex_default_style = "plain"

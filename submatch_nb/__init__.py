@@ -1,20 +1,58 @@
 """Do two neural networks learn the same representation? Neuron-activation subspace match (Wang et al., NeurIPS 2018)."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
-from .comparison import Comparison, Comparisons, compare, compare_activations, compare_all
-from .explorer import explore, save_html
-from .layers import Collected, Sampled, capture, collect, collect_all, collect_distributed
-from .match import Match, is_match
-from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
-from .neurons import Moments, SubmatchWarning, chance_epsilon, residuals
-from .paper import Results, reproduce
-from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
-from .structure import are_unique, exact_simple_matches, independence_angle, necessary
+if TYPE_CHECKING:  # what editors and type checkers read; at run time each name is imported when it is first asked for
+    from .comparison import Comparison, Comparisons, compare, compare_activations, compare_all
+    from .engine.capture import capture
+    from .engine.collecting import Collected, collect, collect_all
+    from .engine.distributed import collect_distributed
+    from .engine.inputs import SubmatchWarning
+    from .engine.moments import Moments
+    from .engine.positions import Sampled
+    from .explorer import explore, save_html
+    from .match import Match, is_match
+    from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
+    from .networks import load_checkpoint, load_data
+    from .neurons import chance_epsilon, residuals
+    from .engine.experiments import Results
+    from .engine.reproducing import reproduce
+    from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
+    from .structure import are_unique, exact_simple_matches, independence_angle, necessary
 
-__all__ = [
-    "Collected", "Comparison", "Comparisons", "Match", "Moments", "Profile", "Results", "Sampled", "SimpleMatches", "SubmatchWarning", "algorithm_1",
-    "algorithm_2", "are_unique", "capture", "chance_epsilon", "collect", "collect_all", "collect_distributed", "compare", "compare_activations",
-    "compare_all", "epsilon_profile", "exact_simple_matches", "explore", "independence_angle", "is_match", "is_unique", "max_match_similarity",
-    "maximum_match", "minimum_match", "necessary", "reproduce", "residuals", "save_html", "simple_matches",
-]
+_MODULES = {
+    "comparison": ("Comparison", "Comparisons", "compare", "compare_activations", "compare_all"),
+    "engine.capture": ("capture",),
+    "engine.collecting": ("Collected", "collect", "collect_all"),
+    "engine.distributed": ("collect_distributed",),
+    "engine.experiments": ("Results",),
+    "engine.inputs": ("SubmatchWarning",),
+    "engine.moments": ("Moments",),
+    "engine.positions": ("Sampled",),
+    "engine.reproducing": ("reproduce",),
+    "explorer": ("explore", "save_html"),
+    "match": ("Match", "is_match"),
+    "maximum": ("Profile", "algorithm_1", "epsilon_profile", "max_match_similarity", "maximum_match"),
+    "networks": ("load_checkpoint", "load_data"),
+    "neurons": ("chance_epsilon", "residuals"),
+    "simple": ("SimpleMatches", "algorithm_2", "is_unique", "minimum_match", "simple_matches"),
+    "structure": ("are_unique", "exact_simple_matches", "independence_angle", "necessary"),
+}
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,11 +19,19 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .neurons import TOLERANCE, Sides, SubmatchWarning, write_whole
-from .match import Match, check_epsilon
-from .maximum import start
-from .simple import as_match, check_neuron, name_neuron, only, search, simple_matches
-from .comparison import EPSILONS, Comparison, _short
+from .comparison import Comparison
+from .engine.files import write_whole
+from submatch_nb.engine.inputs import (
+    EPSILONS,
+    Sides,
+    SubmatchWarning,
+    TOLERANCE,
+    check_epsilon,
+)
+from .engine.peel import start
+from .engine.search import as_match, check_neuron, name_neuron, only, search
+from .figures import short_names
+from .match import Match
 
 # %% ../nbs/08_explorer.ipynb #24714821
 def _numbers(
@@ -33,21 +41,23 @@ def _numbers(
     return b64encode(np.asarray(values, "<f8").tobytes()).decode()
 
 # %% ../nbs/08_explorer.ipynb #3de1f257
-WIDE = 128   # most neurons a side of a layer whose neurons all come with their v-minimum matches
+WIDE = 128  # most neurons a side of a layer whose neurons all come with their v-minimum matches
 SAMPLE = 64  # how many do in a wider one
+
 
 def drawn(
     profile,  # `Profile` of a layer
 ) -> np.ndarray:  # numbers, the first network's neurons first
     "The neurons whose v-minimum matches are found: all that match at the largest of the paper's epsilon, or in a wide layer a sample of them, drawn with seed 0."
     matched = (np.concatenate([profile.x, profile.y]) <= max(EPSILONS)).nonzero()[0]
-    if max(len(profile.x), len(profile.y)) <= WIDE: return matched
+    if max(len(profile.x), len(profile.y)) <= WIDE:
+        return matched
     return np.sort(np.random.default_rng(0).permutation(matched)[:SAMPLE])
 
 # %% ../nbs/08_explorer.ipynb #8ec898ec
 def minimum_matches(
     moments,  # `Moments` of one layer
-    group,    # numbers of neurons, the first network's first
+    group,  # numbers of neurons, the first network's first
     epsilon,  # in [0, 1)
 ) -> dict[int, Match]:
     "A v-minimum match of each neuron of a group that is in the maximum match, the order by index, as `minimum_match` finds it."
@@ -55,33 +65,56 @@ def minimum_matches(
     left = peel.down_to(epsilon).left()
     group = torch.as_tensor(group, device=left.device)
     group = group[torch.isin(group, left)]
-    found = search(peel, group, only(np.arange(sum(n)), left), epsilon) if len(group) else ()
-    return dict(sorted((v, match) for agreeing, ids in found for match in [as_match(ids.cpu(), epsilon, n)] for v in agreeing.tolist()))
+    found = (
+        search(peel, group, only(np.arange(sum(n)), left), epsilon)
+        if len(group)
+        else ()
+    )
+    return dict(
+        sorted(
+            (v, match)
+            for agreeing, ids in found
+            for match in [as_match(ids.cpu(), epsilon, n)]
+            for v in agreeing.tolist()
+        )
+    )
 
 # %% ../nbs/08_explorer.ipynb #958e986f
 def _minimum(
     comparison,
-    layer,    # its name
-    group,    # numbers of neurons
+    layer,  # its name
+    group,  # numbers of neurons
     epsilon,  # in [0, 1)
 ) -> dict[int, Match]:
     "A v-minimum match of each neuron of the group, the smallest that is known, or one that can be found."
     if epsilon in comparison._simple:
         found = comparison._simple[epsilon][layer]
         names = {v: name_neuron(v, found.n) for v in group.tolist()}
-        return {v: found.smallest(name) for v, name in names.items() if name in found._of}
-    return minimum_matches(comparison.moments[layer], group, epsilon) if comparison.moments else {}
+        return {
+            v: found.smallest(name) for v, name in names.items() if name in found._of
+        }
+    return (
+        minimum_matches(comparison.moments[layer], group, epsilon)
+        if comparison.moments
+        else {}
+    )
+
 
 def _pack(
-    found,    # number of a neuron -> its match
+    found,  # number of a neuron -> its match
     epsilon,  # in [0, 1)
 ) -> dict:
     "The distinct matches as bit masks, and which neuron has which."
     distinct = list(dict.fromkeys(found.values()))
     masks = np.zeros((len(distinct), distinct[0].n_x + distinct[0].n_y), bool)
-    for mask, m in zip(masks, distinct): mask[m.x] = mask[m.n_x + m.y] = True
+    for mask, m in zip(masks, distinct):
+        mask[m.x] = mask[m.n_x + m.y] = True
     place = {m: i for i, m in enumerate(distinct)}
-    return {"epsilon": epsilon, "masks": b64encode(np.packbits(masks, 1, "little").tobytes()).decode(), "of": [[v, place[m]] for v, m in found.items()]}
+    return {
+        "epsilon": epsilon,
+        "masks": b64encode(np.packbits(masks, 1, "little").tobytes()).decode(),
+        "of": [[v, place[m]] for v, m in found.items()],
+    }
 
 # %% ../nbs/08_explorer.ipynb #15b3fb39
 def asset(
@@ -90,9 +123,11 @@ def asset(
     "A file that comes with the package: a script, a style sheet, a comparison."
     return files("submatch_nb").joinpath("assets", name)
 
+
 def demo_comparison() -> Comparison:
     "The comparison of `submatch demo`: two small VGGs that learnt scikit-learn's digits from seeds 0 and 1, on all 1,797 images. `make data` makes the file."
-    with as_file(asset("demo.safetensors")) as path: return Comparison.load(path)
+    with as_file(asset("demo.safetensors")) as path:
+        return Comparison.load(path)
 
 # %% ../nbs/08_explorer.ipynb #eacf8926
 def _layer(
@@ -106,12 +141,23 @@ def _layer(
     found = {e: _minimum(comparison, layer, group, e) for e in EPSILONS}
     wide = max(len(profile.x), len(profile.y)) > WIDE
     residual = comparison.residuals.get(layer)
-    return {"name": layer, "short": short, "kind": comparison.neurons[layer], "count": profile.count, "chance": profile.chance, "full": profile.count <= profile.live,
-            "x": _numbers(profile.x), "y": _numbers(profile.y), "sampled": len(group) if wide else 0, "residual": residual and {"x": _numbers(residual.x), "y": _numbers(residual.y)},
-            "simple": [_pack(f, e) for e, f in found.items() if f]}
+    return {
+        "name": layer,
+        "short": short,
+        "kind": comparison.neurons[layer],
+        "count": profile.count,
+        "chance": profile.chance,
+        "full": profile.count <= profile.live,
+        "x": _numbers(profile.x),
+        "y": _numbers(profile.y),
+        "sampled": len(group) if wide else 0,
+        "residual": residual and {"x": _numbers(residual.x), "y": _numbers(residual.y)},
+        "simple": [_pack(f, e) for e, f in found.items() if f],
+    }
 
 # %% ../nbs/08_explorer.ipynb #41462c77
 _packed = WeakKeyDictionary()  # Comparison -> what the page has to know
+
 
 def pack(
     comparison,  # `Comparison`
@@ -120,43 +166,85 @@ def pack(
     if comparison not in _packed:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SubmatchWarning)  # `compare` has warned
-            layers = list(tqdm(map(_layer, [comparison] * len(comparison.layers), comparison.layers, _short(comparison.layers)),
-                               desc="explorer", unit=" layers", total=len(comparison.layers), delay=2, leave=False))
-        _packed[comparison] = {"tolerance": TOLERANCE, "epsilons": list(EPSILONS), "layers": layers}
+            layers = list(
+                tqdm(
+                    map(
+                        _layer,
+                        [comparison] * len(comparison.layers),
+                        comparison.layers,
+                        short_names(comparison.layers),
+                    ),
+                    desc="explorer",
+                    unit=" layers",
+                    total=len(comparison.layers),
+                    delay=2,
+                    leave=False,
+                )
+            )
+        _packed[comparison] = {
+            "tolerance": TOLERANCE,
+            "epsilons": list(EPSILONS),
+            "layers": layers,
+        }
     return _packed[comparison]
 
 # %% ../nbs/08_explorer.ipynb #b960194a
 def _first(
     comparison,
-    layer,    # a name, or None
+    layer,  # a name, or None
     epsilon,  # in [0, 1)
 ) -> dict:
     "The state to begin with, checked. Raises KeyError for a layer that is not there, ValueError or TypeError for an epsilon that cannot be."
     epsilon, profiles = check_epsilon(epsilon), comparison.profiles
-    if layer is None: layer = max(profiles, key=lambda name: profiles[name].similarity(epsilon) if epsilon < profiles[name].chance else -1)
-    return {"epsilon": epsilon, "layer": check_layer(comparison, layer), "selected": None}
+    if layer is None:
+        layer = max(
+            profiles,
+            key=lambda name: (
+                profiles[name].similarity(epsilon)
+                if epsilon < profiles[name].chance
+                else -1
+            ),
+        )
+    return {
+        "epsilon": epsilon,
+        "layer": check_layer(comparison, layer),
+        "selected": None,
+    }
+
 
 def check_layer(
     comparison,
     layer,  # a name
 ) -> str:
     "Raises KeyError for a layer that is not there."
-    if layer not in comparison.profiles: raise KeyError(f"no layer {layer!r} in this comparison; its layers: {', '.join(comparison.layers)}")
+    if layer not in comparison.profiles:
+        raise KeyError(
+            f"no layer {layer!r} in this comparison; its layers: {', '.join(comparison.layers)}"
+        )
     return layer
 
 # %% ../nbs/08_explorer.ipynb #8a6123a7
 @functools.cache
 def _widget():
     "The widget's class, made when it is first asked for. Raises ImportError where there is no anywidget."
-    try: import anywidget, traitlets
+    try:
+        import anywidget, traitlets
     except ImportError as error:
-        raise ImportError('the live explorer needs anywidget: pip install "submatch_nb[lab]"; save_html(comparison, path) writes it as a file without') from error
+        raise ImportError(
+            'the live explorer needs anywidget: pip install "submatch_nb[lab]"; save_html(comparison, path) writes it as a file without'
+        ) from error
 
     class Explorer(anywidget.AnyWidget):
-        "The explorer of a comparison: read and set `.epsilon`, `.layer` and `.selected`, a neuron such as (\"x\", 3) or None."
-        _esm, _css = asset("explorer.js").read_text("utf-8"), asset("explorer.css").read_text("utf-8")
+        'The explorer of a comparison: read and set `.epsilon`, `.layer` and `.selected`, a neuron such as ("x", 3) or None.'
+
+        _esm, _css = (
+            asset("explorer.js").read_text("utf-8"),
+            asset("explorer.css").read_text("utf-8"),
+        )
         data = traitlets.Dict().tag(sync=True)
-        epsilon, layer = (traitlets.TraitType(0).tag(sync=True) for _ in range(2))  # any value: the checks below say what is wrong with it
+        epsilon, layer = (
+            traitlets.TraitType(0).tag(sync=True) for _ in range(2)
+        )  # any value: the checks below say what is wrong with it
         selected = traitlets.Any().tag(sync=True)
 
         def __init__(self, comparison, **state):
@@ -164,25 +252,38 @@ def _widget():
             super().__init__(data=pack(comparison), **state)
 
         @traitlets.validate("epsilon")
-        def _check_epsilon(self, proposal): return check_epsilon(proposal.value)
+        def _check_epsilon(self, proposal):
+            return check_epsilon(proposal.value)
 
         @traitlets.validate("layer")
-        def _check_layer(self, proposal): return check_layer(self.comparison, proposal.value)
+        def _check_layer(self, proposal):
+            return check_layer(self.comparison, proposal.value)
 
         @traitlets.validate("selected")
         def _check_selected(self, proposal):
-            if proposal.value is None: return None
-            n = Sides(*(len(critical) for critical in (self.comparison.profiles[self.layer].x, self.comparison.profiles[self.layer].y)))
+            if proposal.value is None:
+                return None
+            n = Sides(
+                *(
+                    len(critical)
+                    for critical in (
+                        self.comparison.profiles[self.layer].x,
+                        self.comparison.profiles[self.layer].y,
+                    )
+                )
+            )
             return name_neuron(check_neuron(proposal.value, n), n)
 
         @traitlets.observe("layer")
-        def _forget(self, change): self.selected = None
+        def _forget(self, change):
+            self.selected = None
 
     return Explorer
 
+
 def explore(
-    comparison,   # `Comparison`, such as `compare` returns
-    layer=None,   # the one to begin with; None for the most similar one
+    comparison,  # `Comparison`, such as `compare` returns
+    layer=None,  # the one to begin with; None for the most similar one
     epsilon=0.3,  # to begin with, in [0, 1)
 ):  # a widget
     """The explorer, live in a notebook: a slider on epsilon, every layer, every neuron. Python reads and sets its `.epsilon`, `.layer` and `.selected`.
@@ -195,14 +296,21 @@ def explore(
 
 # %% ../nbs/08_explorer.ipynb #8cfaf002
 def fragment(
-    data,   # what `pack` returns
+    data,  # what `pack` returns
     state,  # "epsilon", "layer", "selected"
 ) -> str:  # HTML
     "The explorer as a piece of a page."
-    style, script, page = (asset(name).read_text("utf-8") for name in ("explorer.css", "explorer.js", "page.js"))
-    safe = json.dumps({"data": data, **state}).replace("<", "\\u003c")  # no text can end the script that holds it
-    return (f"<style>\n{style}</style>\n<div>This explorer needs JavaScript.</div>"
-            f'<script class="submatch-data" type="application/json">{safe}</script>\n<script type="module">\n{script}\n{page}</script>')
+    style, script, page = (
+        asset(name).read_text("utf-8")
+        for name in ("explorer.css", "explorer.js", "page.js")
+    )
+    safe = json.dumps({"data": data, **state}).replace(
+        "<", "\\u003c"
+    )  # no text can end the script that holds it
+    return (
+        f"<style>\n{style}</style>\n<div>This explorer needs JavaScript.</div>"
+        f'<script class="submatch-data" type="application/json">{safe}</script>\n<script type="module">\n{script}\n{page}</script>'
+    )
 
 # %% ../nbs/08_explorer.ipynb #bd1e7783
 _PAGE = """<!doctype html>
@@ -221,10 +329,11 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+
 def save_html(
-    comparison,   # `Comparison`, such as `compare` returns
-    path,         # file to write
-    layer=None,   # the one to begin with; None for the most similar one
+    comparison,  # `Comparison`, such as `compare` returns
+    path,  # file to write
+    layer=None,  # the one to begin with; None for the most similar one
     epsilon=0.3,  # to begin with, in [0, 1)
     title="What two networks share",  # of the page
 ):
@@ -233,5 +342,8 @@ def save_html(
     Shows what `explore` shows and needs no widget library. Raises OSError where the file cannot be written, KeyError for a layer that is not there, TypeError or ValueError for an
     epsilon outside [0, 1). Source: Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
-    page = _PAGE.format(title=html.escape(title), fragment=fragment(pack(comparison), _first(comparison, layer, epsilon)))
+    page = _PAGE.format(
+        title=html.escape(title),
+        fragment=fragment(pack(comparison), _first(comparison, layer, epsilon)),
+    )
     write_whole(path, lambda part: part.write_text(page, encoding="utf-8"))

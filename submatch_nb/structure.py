@@ -11,22 +11,25 @@ import math
 
 import matplotlib.pyplot as plt
 import networkx as nx
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .neurons import COLORS, Moments, activations, residuals, unit
-from .match import check_epsilon
-from .maximum import start
-from .simple import SimpleMatches, as_match, check_neuron, name_neuron
+from .engine.drawing import COLORS
+from .engine.inputs import activations, check_epsilon
+from .engine.moments import Moments
+from .engine.peel import start
+from .engine.search import as_match, check_neuron, name_neuron
+from .neurons import residuals, unit
+from .simple import SimpleMatches
 
 # %% ../nbs/04_structure.ipynb #b6e91af1
 def missed_without(
-    own,     # (m, k) unit columns, linearly independent
+    own,  # (m, k) unit columns, linearly independent
     others,  # (m, t) unit columns in their span
 ):  # (t, k) tensor, and the distance of each own neuron from the span of the other own ones, (k,)
     "The residual of each of the others if one own neuron were not there."
-    if len(own) < own.shape[1]: return None, own.new_zeros(own.shape[1])  # more neurons than dimensions
+    if len(own) < own.shape[1]:
+        return None, own.new_zeros(own.shape[1])  # more neurons than dimensions
     Q, R = torch.linalg.qr(own)
     inverse = torch.linalg.solve_triangular(R, torch.eye(len(R)).to(R), upper=True)
     distance = 1 / inverse.norm(dim=1)
@@ -36,21 +39,26 @@ def missed_without(
 def _most_dependent(own, zero):
     "The neuron with the largest coefficient in what the columns cancel to, and its distance from the span of the others."
     _, values, V = torch.linalg.svd(own)
-    worst = int(V[int((values ** 2 > zero).sum()):].norm(dim=0).argmax())
-    others = torch.cat([own[:, :worst], own[:, worst + 1:]], 1)
+    worst = int(V[int((values**2 > zero).sum()) :].norm(dim=0).argmax())
+    others = torch.cat([own[:, :worst], own[:, worst + 1 :]], 1)
     return worst, float(residuals(own[:, [worst]], others)[0])
+
 
 def _check_independent(own, distance, zero, names):
     "Raises ValueError where a neuron depends on the others of its side."
-    if (distance ** 2 > zero).all(): return
+    if (distance**2 > zero).all():
+        return
     worst, length = _most_dependent(own, zero)
     side, index = names[worst]
-    raise ValueError("exact simple matches are read off coefficients, which are unique only if the matched neurons "
-                     f"of each network are linearly independent: {side}{index} is only {length:.1e} of its length away from the span of the other {len(distance) - 1} "
-                     f"matched neurons of {side}, and up to {zero ** 0.5:.0e} counts as 0 (less from activations than from Moments). Leave it out, or use simple_matches(X, Y, 0)")
+    raise ValueError(
+        "exact simple matches are read off coefficients, which are unique only if the matched neurons "
+        f"of each network are linearly independent: {side}{index} is only {length:.1e} of its length away from the span of the other {len(distance) - 1} "
+        f"matched neurons of {side}, and up to {zero**0.5:.0e} counts as 0 (less from activations than from Moments). Leave it out, or use simple_matches(X, Y, 0)"
+    )
+
 
 def dependency_graph(
-    X,       # (d, n_x) activations of the first network, or the Moments of both
+    X,  # (d, n_x) activations of the first network, or the Moments of both
     Y=None,  # (d, n_y) activations of the second network on the same inputs
 ) -> nx.DiGraph:  # nodes ("x", i) and ("y", j)
     """Who needs whom in the maximum exact match: an arrow v -> u where the coefficient of u in v is not 0.
@@ -61,12 +69,22 @@ def dependency_graph(
     """
     peel, n, _ = start(X, Y)
     names = [name_neuron(v, n) for v in peel.down_to(0).left().tolist()]
-    sides, n_x, graph = peel.columns(), sum(side == "x" for side, _ in names), nx.DiGraph(n=n)
+    sides, n_x, graph = (
+        peel.columns(),
+        sum(side == "x" for side, _ in names),
+        nx.DiGraph(n=n),
+    )
     graph.add_nodes_from(names)
-    for columns, own, others in ((sides, slice(n_x), slice(n_x, None)), (sides[::-1], slice(n_x, None), slice(n_x))):
+    for columns, own, others in (
+        (sides, slice(n_x), slice(n_x, None)),
+        (sides[::-1], slice(n_x, None), slice(n_x)),
+    ):
         missed, distance = missed_without(*columns)
         _check_independent(columns[0], distance, peel.zero, names[own])
-        graph.add_edges_from((names[others][v], names[own][u]) for v, u in (missed ** 2 > peel.zero).nonzero().tolist())
+        graph.add_edges_from(
+            (names[others][v], names[own][u])
+            for v, u in (missed**2 > peel.zero).nonzero().tolist()
+        )
     return graph
 
 # %% ../nbs/04_structure.ipynb #a22fc879
@@ -76,13 +94,15 @@ def reachable(
     "What each node reaches, from the strongly connected components."
     parts, reach = nx.condensation(graph), {}
     for part in reversed(list(nx.topological_sort(parts))):
-        reach[part] = set(parts.nodes[part]["members"]).union(*(reach[after] for after in parts.successors(part)))
+        reach[part] = set(parts.nodes[part]["members"]).union(
+            *(reach[after] for after in parts.successors(part))
+        )
     return {v: reach[part] for v, part in parts.graph["mapping"].items()}
 
 # %% ../nbs/04_structure.ipynb #f5449b1c
 def exact_simple_matches(
-    X,          # (d, n_x) activations of the first network, or the Moments of both
-    Y=None,     # (d, n_y) activations of the second network on the same inputs
+    X,  # (d, n_x) activations of the first network, or the Moments of both
+    Y=None,  # (d, n_y) activations of the second network on the same inputs
     epsilon=0,  # only 0
 ) -> SimpleMatches:
     """The v-minimum match, at epsilon = 0, of every neuron v of the maximum match: unique, and all from one graph.
@@ -93,32 +113,68 @@ def exact_simple_matches(
     Source: simple match of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); theorem *exact simple matches*, chapter *Structure*.
     """
     if check_epsilon(epsilon) != 0:
-        raise ValueError(f"exact simple matches are those at epsilon = 0, not {epsilon!r}: above 0 they need not be unique; "
-                         f"use simple_matches(X, Y, epsilon={epsilon!r})")
+        raise ValueError(
+            f"exact simple matches are those at epsilon = 0, not {epsilon!r}: above 0 they need not be unique; "
+            f"use simple_matches(X, Y, epsilon={epsilon!r})"
+        )
     graph = dependency_graph(X, Y)
     n, reach = graph.graph["n"], reachable(graph)
-    return SimpleMatches({v: [as_match([check_neuron(u, n) for u in reach[v]], 0, n)] for v in graph}, 0, n)
+    return SimpleMatches(
+        {v: [as_match([check_neuron(u, n) for u in reach[v]], 0, n)] for v in graph},
+        0,
+        n,
+    )
 
 # %% ../nbs/04_structure.ipynb #b609c4da
 def plot_dependencies(
-    graph,   # of `dependency_graph`
+    graph,  # of `dependency_graph`
     v=None,  # light what this neuron reaches; None: everything
     axis=None,  # matplotlib Axes to draw on; None: a new figure
 ):  # the Axes
     "The dependency graph, one row for each network; two arrows between the same neurons make one line, neurons of one strongly connected component share a colour."
     axis = axis or plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
     at = {(side, i): (i, -"xy".index(side)) for side, i in graph}
-    if v is not None and v not in graph: raise KeyError(f"no neuron {v!r} in this graph; its neurons: {', '.join('%s%d' % u for u in graph)}")
+    if v is not None and v not in graph:
+        raise KeyError(
+            f"no neuron {v!r} in this graph; its neurons: {', '.join('%s%d' % u for u in graph)}"
+        )
     part = nx.condensation(graph).graph["mapping"]
     lit = set(graph) if v is None else nx.descendants(graph, v) | {v}
     arrows = graph.subgraph(lit).edges
-    for style, chosen in (("-|>", [(u, w) for u, w in arrows if (w, u) not in arrows]), ("<|-|>", [(u, w) for u, w in arrows if (w, u) in arrows and u < w])):
-        nx.draw_networkx_edges(graph, at, chosen, ax=axis, node_size=520, edge_color=COLORS["ink"], arrowstyle=style, arrowsize=9)
-    nx.draw_networkx_nodes(graph, at, ax=axis, node_size=520, linewidths=1.6,
-                           edgecolors=[COLORS["a" if side == "x" else "b"] for side, _ in graph],
-                           node_color=[plt.cm.Pastel1(part[u] % 9) if u in lit else "white" for u in graph])
-    nx.draw_networkx_labels(graph, at, {u: "%s%d" % u for u in graph}, ax=axis, font_size=10, font_color=COLORS["ink"])
-    axis.margins(.12, .2)
+    for style, chosen in (
+        ("-|>", [(u, w) for u, w in arrows if (w, u) not in arrows]),
+        ("<|-|>", [(u, w) for u, w in arrows if (w, u) in arrows and u < w]),
+    ):
+        nx.draw_networkx_edges(
+            graph,
+            at,
+            chosen,
+            ax=axis,
+            node_size=520,
+            edge_color=COLORS["ink"],
+            arrowstyle=style,
+            arrowsize=9,
+        )
+    nx.draw_networkx_nodes(
+        graph,
+        at,
+        ax=axis,
+        node_size=520,
+        linewidths=1.6,
+        edgecolors=[COLORS["a" if side == "x" else "b"] for side, _ in graph],
+        node_color=[
+            plt.cm.Pastel1(part[u] % 9) if u in lit else "white" for u in graph
+        ],
+    )
+    nx.draw_networkx_labels(
+        graph,
+        at,
+        {u: "%s%d" % u for u in graph},
+        ax=axis,
+        font_size=10,
+        font_color=COLORS["ink"],
+    )
+    axis.margins(0.12, 0.2)
     axis.set_axis_off()
     return axis
 
@@ -133,16 +189,25 @@ def independence_angle(
     Raises as `residuals` does, and ValueError where every neuron is dead.
     Source: theta-strong linear independence of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750); Wielandt's inequality, chapter *Structure*.
     """
-    if isinstance(X, Moments): raise TypeError("X holds moments of two networks: an angle is certified from the activations of one")
+    if isinstance(X, Moments):
+        raise TypeError(
+            "X holds moments of two networks: an angle is certified from the activations of one"
+        )
     Z = unit(activations(X))
     Z = Z[:, (Z != 0).any(0)]
     if Z.shape[1] == 0:
-        raise ValueError("X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors")
-    if Z.shape[1] == 1: return math.pi / 2
-    if len(Z) < Z.shape[1]: return 0.0
+        raise ValueError(
+            "X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors"
+        )
+    if Z.shape[1] == 1:
+        return math.pi / 2
+    if len(Z) < Z.shape[1]:
+        return 0.0
     values = torch.linalg.svdvals(Z)
     rounding = max(Z.shape) * torch.finfo(Z.dtype).eps * values[0]
-    return 2 * math.atan(max(0.0, float((values[-1] - rounding) / (values[0] + rounding))))
+    return 2 * math.atan(
+        max(0.0, float((values[-1] - rounding) / (values[0] + rounding)))
+    )
 
 # %% ../nbs/04_structure.ipynb #88638d3c
 def intersection_factor(
@@ -152,13 +217,16 @@ def intersection_factor(
 
     Raises ValueError for a theta outside [0, pi/2]. Source: the intersection lemma of Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
     """
-    if not 0 <= theta <= math.pi / 2: raise ValueError(f"theta is {theta}: an angle in radians, from 0 to pi/2, is needed")
+    if not 0 <= theta <= math.pi / 2:
+        raise ValueError(
+            f"theta is {theta}: an angle in radians, from 0 to pi/2, is needed"
+        )
     return 2 / math.sin(theta) + 1 if theta else math.inf
 
 # %% ../nbs/04_structure.ipynb #77732214
 def _dropped(
-    peel,     # at the maximum match; stays as it is
-    gone,     # ids
+    peel,  # at the maximum match; stays as it is
+    gone,  # ids
     epsilon,  # in [0, 1)
 ) -> torch.Tensor:  # ids
     "What is left of a match when some neurons go."
@@ -166,22 +234,30 @@ def _dropped(
     trial.remove(torch.isin(trial.ids, gone) & trial.alive)
     return trial.down_to(epsilon).left()
 
+
 def _necessary(
-    peel,     # at the maximum match
+    peel,  # at the maximum match
     epsilon,  # in [0, 1)
 ) -> dict:  # id -> set of ids
     "For each v, the neurons that every match with v contains."
     left = peel.left()
     need = {v: set() for v in left.tolist()}
-    for u in tqdm(left.tolist(), desc="dropping each neuron", unit=" neurons", delay=2, leave=False):
+    for u in tqdm(
+        left.tolist(),
+        desc="dropping each neuron",
+        unit=" neurons",
+        delay=2,
+        leave=False,
+    ):
         stay = _dropped(peel, torch.tensor([u], device=left.device), epsilon)
-        for v in left[~torch.isin(left, stay)].tolist(): need[v].add(u)
+        for v in left[~torch.isin(left, stay)].tolist():
+            need[v].add(u)
     return need
 
 # %% ../nbs/04_structure.ipynb #4928fd2d
 def necessary(
-    X,             # (d, n_x) activations of the first network, or the Moments of both
-    Y=None,        # (d, n_y) activations of the second network on the same inputs
+    X,  # (d, n_x) activations of the first network, or the Moments of both
+    Y=None,  # (d, n_y) activations of the second network on the same inputs
     epsilon=None,  # in [0, 1)
 ) -> dict:  # v -> Match, for every v of the maximum match
     """N(v) for every neuron of the maximum match: the neurons that every match with v contains, v among them.
@@ -196,8 +272,8 @@ def necessary(
 
 # %% ../nbs/04_structure.ipynb #5bbadb6b
 def are_unique(
-    X,             # (d, n_x) activations of the first network, or the Moments of both
-    Y=None,        # (d, n_y) activations of the second network on the same inputs
+    X,  # (d, n_x) activations of the first network, or the Moments of both
+    Y=None,  # (d, n_y) activations of the second network on the same inputs
     epsilon=None,  # in [0, 1)
 ) -> dict:  # v -> bool, for every v of the maximum match
     """`is_unique` of every neuron of the maximum match: has it exactly one v-minimum match?
@@ -209,5 +285,10 @@ def are_unique(
     peel, n, _ = start(X, Y, epsilon)
     left = peel.down_to(epsilon).left()
     need = _necessary(peel, epsilon)
-    others = lambda v: left[~torch.isin(left, torch.tensor(sorted(need[v]), device=left.device))]
-    return {name_neuron(v, n): v in _dropped(peel, others(v), epsilon).tolist() for v in need}
+    others = lambda v: left[
+        ~torch.isin(left, torch.tensor(sorted(need[v]), device=left.device))
+    ]
+    return {
+        name_neuron(v, n): v in _dropped(peel, others(v), epsilon).tolist()
+        for v in need
+    }

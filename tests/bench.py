@@ -8,6 +8,7 @@ Wider layers, where only moments are needed, are ReLU of shared random features 
 so that neurons leave a few at a time. `--large` adds 4,096 + 4,096 of them (20 GB of memory, some minutes).
 Where there is a CUDA device, a few more rows time the same calls on it against its matrix rate. `--record` writes the tables for the notebooks.
 """
+
 import argparse
 import functools
 import json
@@ -26,9 +27,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from submatch_nb import maximum
-from submatch_nb.match import within
+from submatch_nb.engine.inputs import within
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
-from submatch_nb.neurons import Moments, write_whole
+from submatch_nb.engine.files import write_whole
+from submatch_nb.engine.moments import Moments
 from submatch_nb.simple import algorithm_2, minimum_match, simple_matches
 
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
@@ -40,7 +42,9 @@ def train(width, seed, epochs=15):
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
+    net = nn.Sequential(
+        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+    )
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     accuracy = 0
     while accuracy <= 0.99:
@@ -58,7 +62,9 @@ def layers(width, count=10_000):
     rng, images = np.random.default_rng(0), load_digits().images / 16
     pick, moves = rng.integers(len(images), size=count), rng.uniform(-1, 1, (count, 2))
     inputs = np.stack([shift(images[i], move, order=1) for i, move in zip(pick, moves)])
-    inputs = torch.tensor((inputs + 0.6 * rng.normal(size=inputs.shape)).reshape(count, 64), dtype=torch.float32)
+    inputs = torch.tensor(
+        (inputs + 0.6 * rng.normal(size=inputs.shape)).reshape(count, 64), dtype=torch.float32
+    )
     return [train(width, seed)(inputs).detach().double().numpy() for seed in (0, 1)]
 
 
@@ -66,7 +72,9 @@ def clock(f, *args, **kwargs):
     "Seconds and the result, whatever the device still has to do included."
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    time.sleep(0.1)  # the threads of NumPy's and of torch's BLAS go on spinning for a while, and would stand in each other's way
+    time.sleep(
+        0.1
+    )  # the threads of NumPy's and of torch's BLAS go on spinning for a while, and would stand in each other's way
     begin = time.perf_counter()
     result = f(*args, **kwargs)
     wait()
@@ -75,13 +83,18 @@ def clock(f, *args, **kwargs):
 
 # Algorithm 1 with other solvers, all offenders removed in each round; dead neurons leave first.
 
+
 def rounds_of(residual2, X, Y, epsilon):
     "(x, y) of the maximum match, with any function for the squared residuals of unit neurons on others."
     X, Y = (Z / np.where(Z.any(0), np.linalg.norm(Z, axis=0), 1) for Z in (X, Y))
     x, y = X.any(0).nonzero()[0], Y.any(0).nonzero()[0]
     while len(x) and len(y):
-        ok_x, ok_y = residual2(X[:, x], Y[:, y]) <= within(epsilon) ** 2, residual2(Y[:, y], X[:, x]) <= within(epsilon) ** 2
-        if ok_x.all() and ok_y.all(): return x.tolist(), y.tolist()
+        ok_x, ok_y = (
+            residual2(X[:, x], Y[:, y]) <= within(epsilon) ** 2,
+            residual2(Y[:, y], X[:, x]) <= within(epsilon) ** 2,
+        )
+        if ok_x.all() and ok_y.all():
+            return x.tolist(), y.tolist()
         x, y = x[ok_x], y[ok_y]
     return [], []
 
@@ -113,29 +126,47 @@ def synthetic(n, device="cpu"):
     return sum_of(Moments(X, Y) for X, Y in features(n, [1024] * (n // 256), device))
 
 
-def sum_of(parts): return functools.reduce(lambda a, b: a + b, parts)
+def sum_of(parts):
+    return functools.reduce(lambda a, b: a + b, parts)
 
 
 # A row of the table at the end: what, seconds of ours and of the plain one, and their ratio with its limit.
 
+
 class Row:
     def __init__(self, work, ours, plain, ratio, least=None, most=None):
-        self.work, self.ours, self.plain, self.ratio, self.least, self.most = work, ours, plain, ratio, least, most
+        self.work, self.ours, self.plain, self.ratio, self.least, self.most = (
+            work,
+            ours,
+            plain,
+            ratio,
+            least,
+            most,
+        )
 
     def distance(self):
         "How many times better than the limit; below 1 it is not met."
-        return self.ratio / self.least if self.least else self.most / self.ratio if self.most else None
+        return (
+            self.ratio / self.least if self.least else self.most / self.ratio if self.most else None
+        )
 
     def __str__(self):
-        number = lambda value, width: f"{'' if value is None else f'{value:.3g}' if value < 100 else f'{value:.0f}':>{width}}"
-        limit = f"at least {self.least}" if self.least else f"at most {self.most}" if self.most else ""
+        number = lambda value, width: (
+            f"{'' if value is None else f'{value:.3g}' if value < 100 else f'{value:.0f}':>{width}}"
+        )
+        limit = (
+            f"at least {self.least}" if self.least else f"at most {self.most}" if self.most else ""
+        )
         missed = "  NOT MET" if self.distance() and self.distance() < 1 else ""
         return f"{self.work:86}{number(self.ours, 10)}{number(self.plain, 10)}{number(self.ratio, 9)}{limit:>14}{number(self.distance(), 10)}{missed}"
 
 
 class Counted:
     "A function that counts its calls."
-    def __init__(self, f): self.f, self.calls = f, 0
+
+    def __init__(self, f):
+        self.f, self.calls = f, 0
+
     def __call__(self, *args, **kwargs):
         self.calls += 1
         return self.f(*args, **kwargs)
@@ -146,36 +177,74 @@ def profile_bench(width):
     X, Y = layers(width)
     rounds = maximum.cross_residuals = Counted(maximum.cross_residuals)
     epsilon_profile(X, Y), Moments(X, Y)
-    times = {name: [] for name in ("profile", "moments", "algorithm_1", "one product", "least squares")}
-    print(f"Maximum match of {width} + {width} neurons on {len(X):,} samples; dead: {sum((~Z.any(0)).sum() for Z in (X, Y))}\n\n"
-          "epsilon  similarity  rounds  Algorithm 1 (s)  one product (s)  least squares (s)  profile, every epsilon (s)", flush=True)
+    times = {
+        name: [] for name in ("profile", "moments", "algorithm_1", "one product", "least squares")
+    }
+    print(
+        f"Maximum match of {width} + {width} neurons on {len(X):,} samples; dead: {sum((~Z.any(0)).sum() for Z in (X, Y))}\n\n"
+        "epsilon  similarity  rounds  Algorithm 1 (s)  one product (s)  least squares (s)  profile, every epsilon (s)",
+        flush=True,
+    )
     for epsilon in EPSILONS:
         rounds.calls = 0
-        for name, f, *args in (("profile", epsilon_profile, X, Y), ("moments", Moments, X, Y), ("algorithm_1", algorithm_1, X, Y, epsilon),
-                               ("one product", rounds_of, by_one_product, X, Y, epsilon), ("least squares", rounds_of, by_least_squares, X, Y, epsilon)):
+        for name, f, *args in (
+            ("profile", epsilon_profile, X, Y),
+            ("moments", Moments, X, Y),
+            ("algorithm_1", algorithm_1, X, Y, epsilon),
+            ("one product", rounds_of, by_one_product, X, Y, epsilon),
+            ("least squares", rounds_of, by_least_squares, X, Y, epsilon),
+        ):
             seconds, result = clock(f, *args)
             times[name].append(seconds)
-            if name == "profile": match = result.match(epsilon)
-            if name == "algorithm_1": assert match == result == maximum_match(X, Y, epsilon), f"profile and Algorithm 1 disagree at {epsilon}"
-            if name in ("one product", "least squares"): assert result == (match.x.tolist(), match.y.tolist()), f"profile and {name} disagree at {epsilon}"
+            if name == "profile":
+                match = result.match(epsilon)
+            if name == "algorithm_1":
+                assert match == result == maximum_match(X, Y, epsilon), (
+                    f"profile and Algorithm 1 disagree at {epsilon}"
+                )
+            if name in ("one product", "least squares"):
+                assert result == (match.x.tolist(), match.y.tolist()), (
+                    f"profile and {name} disagree at {epsilon}"
+                )
         last = {name: t[-1] for name, t in times.items()}
-        print(f"{epsilon:7.2f}{match.similarity:12.3f}{rounds.calls:8}{last['algorithm_1']:17.2f}{last['one product']:17.2f}{last['least squares']:19.2f}"
-              f"{last['profile']:28.2f}", flush=True)
+        print(
+            f"{epsilon:7.2f}{match.similarity:12.3f}{rounds.calls:8}{last['algorithm_1']:17.2f}{last['one product']:17.2f}{last['least squares']:19.2f}"
+            f"{last['profile']:28.2f}",
+            flush=True,
+        )
     fast, forming = statistics.median(times["profile"]), statistics.median(times["moments"])
     print("The answers agree.", flush=True)
-    against = lambda name, what, **limit: Row(f"profile from activations, {width} + {width}, against {what}", fast, sum(times[name]), sum(times[name]) / fast, **limit)
-    return [against("algorithm_1", "Algorithm 1 at five epsilons", least=10), against("one product", "the same with one product a side"),
-            against("least squares", "its least-squares form", least=40), Row("    times merely forming the float64 second moments", fast, forming, fast / forming, most=4)]
+    against = lambda name, what, **limit: Row(
+        f"profile from activations, {width} + {width}, against {what}",
+        fast,
+        sum(times[name]),
+        sum(times[name]) / fast,
+        **limit,
+    )
+    return [
+        against("algorithm_1", "Algorithm 1 at five epsilons", least=10),
+        against("one product", "the same with one product a side"),
+        against("least squares", "its least-squares form", least=40),
+        Row(
+            "    times merely forming the float64 second moments",
+            fast,
+            forming,
+            fast / forming,
+            most=4,
+        ),
+    ]
 
 
 def resident(name):
     "Bytes, from Linux's account of this process."
-    with open("/proc/self/status") as status: return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
 
 
 def peak(f):
     "Bytes that a call needs at most, and its result. Linux only."
-    with open("/proc/self/clear_refs", "w") as reset: reset.write("5")
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")
     before, result = resident("VmRSS"), f()
     return resident("VmHWM") - before, result
 
@@ -190,28 +259,72 @@ def moments_bench(name, moments, most, memory=None):
         seconds, profile = clock(epsilon_profile, moments)
         ours.append(seconds)
     steps = profile.breakpoints[profile.breakpoints < 1]
-    print(f"{name}: {len(gram)} live neurons, {len(steps)} breakpoints, half of the layer matches at epsilon {np.median(np.r_[profile.x, profile.y]):.2f}", flush=True)
+    print(
+        f"{name}: {len(gram)} live neurons, {len(steps)} breakpoints, half of the layer matches at epsilon {np.median(np.r_[profile.x, profile.y]):.2f}",
+        flush=True,
+    )
     ours, plain = statistics.median(ours), statistics.median(plain)
-    rows = [Row(f"profile from moments, {name}, times one joint Cholesky factorisation", ours, plain, ours / plain, most=most)]
+    rows = [
+        Row(
+            f"profile from moments, {name}, times one joint Cholesky factorisation",
+            ours,
+            plain,
+            ours / plain,
+            most=most,
+        )
+    ]
     del gram
     if memory and sys.platform == "linux":
         extra, _ = peak(lambda: epsilon_profile(moments))
-        rows.append(Row("    peak memory, the moments included, times the joint matrix", None, None, 1 + extra / (moments.gram.nelement() * 8), most=memory))
+        rows.append(
+            Row(
+                "    peak memory, the moments included, times the joint matrix",
+                None,
+                None,
+                1 + extra / (moments.gram.nelement() * 8),
+                most=memory,
+            )
+        )
     return rows
 
 
 def growth_bench():
     "Exponents of the growth in n, from moments, and in d, from activations, by least squares on logarithms."
+
     def exponent(sizes, work):
         times = [min(clock(work, made)[0] for _ in range(3)) for made in sizes.values()]
-        print("  ".join(f"{size:,}: {seconds:.3f} s" for size, seconds in zip(sizes, times)), flush=True)
+        print(
+            "  ".join(f"{size:,}: {seconds:.3f} s" for size, seconds in zip(sizes, times)),
+            flush=True,
+        )
         return times[-1], np.polyfit(np.log([*sizes]), np.log(times), 1)[0]
-    print("\nProfile from moments of n + n neurons, and from activations of 256 + 256 neurons on d samples")
+
+    print(
+        "\nProfile from moments of n + n neurons, and from activations of 256 + 256 neurons on d samples"
+    )
     by_n = exponent({n: synthetic(n) for n in (256, 512, 1024, 2048)}, epsilon_profile)
     X, Y = layers(256)
-    by_d = exponent({d: (np.tile(X, (d // len(X), 1)), np.tile(Y, (d // len(Y), 1))) for d in (10_000, 20_000, 40_000, 80_000)}, lambda Z: epsilon_profile(*Z))
-    return [Row("growth exponent of the profile in n, from moments of 256 + 256 to 2,048 + 2,048", by_n[0], None, by_n[1]),
-            Row("growth exponent of the profile in d, from 10,000 to 80,000 samples of 256 + 256", by_d[0], None, by_d[1])]
+    by_d = exponent(
+        {
+            d: (np.tile(X, (d // len(X), 1)), np.tile(Y, (d // len(Y), 1)))
+            for d in (10_000, 20_000, 40_000, 80_000)
+        },
+        lambda Z: epsilon_profile(*Z),
+    )
+    return [
+        Row(
+            "growth exponent of the profile in n, from moments of 256 + 256 to 2,048 + 2,048",
+            by_n[0],
+            None,
+            by_n[1],
+        ),
+        Row(
+            "growth exponent of the profile in d, from 10,000 to 80,000 samples of 256 + 256",
+            by_d[0],
+            None,
+            by_d[1],
+        ),
+    ]
 
 
 def minimum_bench(width, count):
@@ -220,37 +333,74 @@ def minimum_bench(width, count):
     inside = list(maximum_match(X, Y, AT))
     rounds = maximum.cross_residuals = Counted(maximum.cross_residuals)
     forming, moments = clock(Moments, X, Y)
-    print(f"\nv-minimum matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}: {len(inside)} neurons in the maximum match, {count} of them drawn\n\n"
-          "neuron  size  from activations (s)  from moments (s)  Algorithm 2 (s)  its calls of Algorithm 1  its rounds", flush=True)
+    print(
+        f"\nv-minimum matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}: {len(inside)} neurons in the maximum match, {count} of them drawn\n\n"
+        "neuron  size  from activations (s)  from moments (s)  Algorithm 2 (s)  its calls of Algorithm 1  its rounds",
+        flush=True,
+    )
     times, answers = [], {}
     for i in np.random.default_rng(0).permutation(len(inside))[:count]:
         v, rounds.calls = inside[i], 0
         fast, match = clock(minimum_match, X, Y, v, AT)
         faster, same = clock(minimum_match, moments, v=v, epsilon=AT)
-        with tqdm(desc=f"Algorithm 2 for {v[0]}{v[1]}", unit=" neurons", leave=False, disable=None) as bar:
+        with tqdm(
+            desc=f"Algorithm 2 for {v[0]}{v[1]}", unit=" neurons", leave=False, disable=None
+        ) as bar:
             tried = Counted(lambda u, dropped, match: bar.update())
             plain, expected = clock(algorithm_2, X, Y, v, AT, log=tried)
         assert match == expected == same, f"minimum_match and Algorithm 2 disagree for {v}"
         times.append((fast, faster + forming / count, plain))
         answers[v] = match
-        print(f"{v[0]}{v[1]:<6}{len(match):5}{fast:22.3f}{faster:18.3f}{plain:17.1f}{tried.calls + 1:26}{rounds.calls:12}", flush=True)
+        print(
+            f"{v[0]}{v[1]:<6}{len(match):5}{fast:22.3f}{faster:18.3f}{plain:17.1f}{tried.calls + 1:26}{rounds.calls:12}",
+            flush=True,
+        )
     ratios = sorted(plain / from_moments for _, from_moments, plain in times)
     ours, slow = (statistics.median(t[k] for t in times) for k in (1, 2))
     seconds, every = clock(simple_matches, moments, epsilon=AT)
-    assert all(every.of(v) == [match] for v, match in answers.items()), "simple_matches and Algorithm 2 disagree"
+    assert all(every.of(v) == [match] for v, match in answers.items()), (
+        "simple_matches and Algorithm 2 disagree"
+    )
     three = sum(t[2] for t in times[:3])
     print(f"Forming the moments once: {forming:.2f} s. {every}. The answers agree.", flush=True)
-    return [Row(f"v-minimum match, {width} + {width}, median of {count}, against Algorithm 2, from moments formed once", ours, slow, statistics.median(ratios), least=200),
-            Row("    the worst of them", None, None, ratios[0], least=80),
-            Row("    the median from activations, everything anew for each neuron", statistics.median(t[0] for t in times), slow, statistics.median(t[2] / t[0] for t in times)),
-            Row(f"v-minimum matches of all {len(inside)} neurons, share of the time of Algorithm 2 for the first three drawn", seconds + forming, three, (seconds + forming) / three, most=1)]
+    return [
+        Row(
+            f"v-minimum match, {width} + {width}, median of {count}, against Algorithm 2, from moments formed once",
+            ours,
+            slow,
+            statistics.median(ratios),
+            least=200,
+        ),
+        Row("    the worst of them", None, None, ratios[0], least=80),
+        Row(
+            "    the median from activations, everything anew for each neuron",
+            statistics.median(t[0] for t in times),
+            slow,
+            statistics.median(t[2] / t[0] for t in times),
+        ),
+        Row(
+            f"v-minimum matches of all {len(inside)} neurons, share of the time of Algorithm 2 for the first three drawn",
+            seconds + forming,
+            three,
+            (seconds + forming) / three,
+            most=1,
+        ),
+    ]
 
 
 def every_bench(width, moments):
     "A row for the v-minimum matches of a whole layer."
     seconds, every = clock(simple_matches, moments, epsilon=AT)
     print(f"\n{width} + {width} neurons: {every}", flush=True)
-    return [Row(f"v-minimum matches of all {len(every.neurons)} neurons, {width} + {width}, in minutes", seconds, None, seconds / 60, most=10)]
+    return [
+        Row(
+            f"v-minimum matches of all {len(every.neurons)} neurons, {width} + {width}, in minutes",
+            seconds,
+            None,
+            seconds / 60,
+            most=10,
+        )
+    ]
 
 
 def matrix_rate(device, n):
@@ -263,39 +413,88 @@ def matrix_rate(device, n):
 def device_bench(device, n=4096, m=2048, samples=1_000_000, batch=50_000, size=8192):
     "Rows for the same calls on a device: each against the time that its multiplications take at the rate of one large matrix product."
     rate = matrix_rate(device, size)
-    print(f"\n{torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else device}: {rate / 1e12:.2f} million million multiplications a second in float64", flush=True)
+    print(
+        f"\n{torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else device}: {rate / 1e12:.2f} million million multiplications a second in float64",
+        flush=True,
+    )
     moments = synthetic(n, device)
-    on_cpu = Moments._of(moments.sum.cpu(), moments.count, moments.n_x, moments.error, gram=moments.gram.cpu(), alike=moments.alike.cpu())
+    on_cpu = Moments.from_parts(
+        moments.sum.cpu(),
+        moments.count,
+        moments.n_x,
+        moments.error,
+        gram=moments.gram.cpu(),
+        alike=moments.alike.cpu(),
+    )
     epsilon_profile(moments)
     seconds, profile = clock(epsilon_profile, moments)
     plain, expected = clock(epsilon_profile, on_cpu)
-    for side in "xy": assert np.allclose(getattr(profile, side), getattr(expected, side), atol=1e-6), "the device and the CPU disagree"
+    for side in "xy":
+        assert np.allclose(getattr(profile, side), getattr(expected, side), atol=1e-6), (
+            "the device and the CPU disagree"
+        )
     cubed = 4 / 3 * (2 * n) ** 3  # as chapter Maximum match counts them, with the brackets left out
-    rows = [Row(f"profile from moments, {n} + {n}, on the device, times its multiplications at the matrix rate", seconds, cubed / rate, seconds / (cubed / rate)),
-            Row("    against the CPU", seconds, plain, plain / seconds)]
+    rows = [
+        Row(
+            f"profile from moments, {n} + {n}, on the device, times its multiplications at the matrix rate",
+            seconds,
+            cubed / rate,
+            seconds / (cubed / rate),
+        ),
+        Row("    against the CPU", seconds, plain, plain / seconds),
+    ]
     del moments, on_cpu
-    (X, Y), = features(m, [batch], device)
+    ((X, Y),) = features(m, [batch], device)
     Moments(X, Y)
     seconds, moments = clock(lambda: sum_of(Moments(X, Y) for _ in range(samples // batch)))
-    assert moments.count == samples and torch.allclose(moments.gram[:m, m:], samples // batch * (X.T @ Y), rtol=1e-9), "the moments are wrong"
+    assert moments.count == samples and torch.allclose(
+        moments.gram[:m, m:], samples // batch * (X.T @ Y), rtol=1e-9
+    ), "the moments are wrong"
     products = samples * (2 * m) ** 2 / 2
-    return rows + [Row(f"moments of {samples:,} x ({m} + {m}) on the device, times its multiplications at the matrix rate", seconds, products / rate, seconds / (products / rate))]
+    return rows + [
+        Row(
+            f"moments of {samples:,} x ({m} + {m}) on the device, times its multiplications at the matrix rate",
+            seconds,
+            products / rate,
+            seconds / (products / rate),
+        )
+    ]
 
 
 RECORD = Path(__file__).parent.parent / "nbs" / "bench.json"
 
+
 def record(tables, machine):
     "Write the tables for the notebooks, with where they come from."
     digits = lambda value: value and float(f"{value:.3g}")
-    tables = {name: [{"work": row.work.strip(), "ours (s)": digits(row.ours), "plain (s)": digits(row.plain), "ratio": digits(row.ratio), "at least": row.least, "at most": row.most}
-                     for row in rows] for name, rows in tables.items()}
-    write_whole(RECORD, lambda part: part.write_text(json.dumps({"machine": machine} | tables, indent=1) + "\n"))
+    tables = {
+        name: [
+            {
+                "work": row.work.strip(),
+                "ours (s)": digits(row.ours),
+                "plain (s)": digits(row.plain),
+                "ratio": digits(row.ratio),
+                "at least": row.least,
+                "at most": row.most,
+            }
+            for row in rows
+        ]
+        for name, rows in tables.items()
+    }
+    write_whole(
+        RECORD,
+        lambda part: part.write_text(json.dumps({"machine": machine} | tables, indent=1) + "\n"),
+    )
 
 
 def processor():
     "What Linux calls the processor."
-    if sys.platform != "linux": return platform.processor()
-    with open("/proc/cpuinfo") as info: return next(line.partition(":")[2].strip() for line in info if line.startswith("model name"))
+    if sys.platform != "linux":
+        return platform.processor()
+    with open("/proc/cpuinfo") as info:
+        return next(
+            line.partition(":")[2].strip() for line in info if line.startswith("model name")
+        )
 
 
 def here():
@@ -304,10 +503,21 @@ def here():
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20, help="neurons whose v-minimum match is timed (default 20)")
-    parser.add_argument("--width", type=int, default=512, help="hidden units of the layer that is profiled (default 512)")
-    parser.add_argument("--large", action="store_true", help="also profile 4,096 + 4,096 neurons from moments")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--count", type=int, default=20, help="neurons whose v-minimum match is timed (default 20)"
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=512,
+        help="hidden units of the layer that is profiled (default 512)",
+    )
+    parser.add_argument(
+        "--large", action="store_true", help="also profile 4,096 + 4,096 neurons from moments"
+    )
     parser.add_argument("--record", action="store_true", help="write the tables to nbs/bench.json")
     options = parser.parse_args()
     machine = here()
@@ -315,12 +525,23 @@ if __name__ == "__main__":
     profiles = profile_bench(options.width)
     wide = Moments(*layers(options.width))
     profiles += moments_bench(f"{options.width} + {options.width}, trained", wide, 30)
-    for n in (512, 2048) + (4096,) * options.large: profiles += moments_bench(f"{n} + {n}, synthetic", synthetic(n), 30 if n == 512 else 20, 4 if n > 512 else None)
-    tables = {"profile": profiles + growth_bench(), "simple": minimum_bench(128, options.count) + every_bench(options.width, wide)}
-    if torch.cuda.is_available(): tables["device"] = device_bench("cuda")
-    print(f"\n{'work':86}{'ours (s)':>10}{'plain (s)':>10}{'ratio':>9}{'limit':>14}{'distance':>10}")
+    for n in (512, 2048) + (4096,) * options.large:
+        profiles += moments_bench(
+            f"{n} + {n}, synthetic", synthetic(n), 30 if n == 512 else 20, 4 if n > 512 else None
+        )
+    tables = {
+        "profile": profiles + growth_bench(),
+        "simple": minimum_bench(128, options.count) + every_bench(options.width, wide),
+    }
+    if torch.cuda.is_available():
+        tables["device"] = device_bench("cuda")
+    print(
+        f"\n{'work':86}{'ours (s)':>10}{'plain (s)':>10}{'ratio':>9}{'limit':>14}{'distance':>10}"
+    )
     rows = sum(tables.values(), [])
-    for row in rows: print(row)
+    for row in rows:
+        print(row)
     print("distance: how many times better than the limit")
-    if options.record: record(tables, machine)
+    if options.record:
+        record(tables, machine)
     sys.exit(any(row.distance() and row.distance() < 1 for row in rows))

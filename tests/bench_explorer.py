@@ -1,4 +1,5 @@
 """How long the explorer takes to redraw two VGG-16 in a real browser, against drawing a whole layer anew, in the same run: `make bench`."""
+
 import statistics
 import sys
 import tempfile
@@ -27,7 +28,8 @@ TIME = """what => {
 
 
 if __name__ == "__main__":
-    if not CHROMIUM: sys.exit("no Chromium on this machine: install it (apt-get install chromium)")
+    if not CHROMIUM:
+        sys.exit("no Chromium on this machine: install it (apt-get install chromium)")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         path = Path(folder) / "vgg16.html"
         save_html(vgg16(), path, layer="layer14")
@@ -36,8 +38,12 @@ if __name__ == "__main__":
         page.goto(path.as_uri())
         times = {what: page.evaluate(TIME, what) for what in ("slider", "neuron", "layer")}
         chromium.close()
-    print(f"{__doc__}\n\n{'redraw':12}{'median (ms)':>14}{'slowest (ms)':>14}{'of a layer anew':>18}")
+    print(
+        f"{__doc__}\n\n{'redraw':12}{'median (ms)':>14}{'slowest (ms)':>14}{'of a layer anew':>18}"
+    )
     medians = {what: statistics.median(found) for what, found in times.items()}
     for what, found in times.items():
-        print(f"{what:12}{medians[what]:14.1f}{max(found):14.1f}{medians[what] / medians['layer']:18.2f}{'' if medians[what] < LIMIT else f'  NOT MET: under {LIMIT} ms'}")
+        print(
+            f"{what:12}{medians[what]:14.1f}{max(found):14.1f}{medians[what] / medians['layer']:18.2f}{'' if medians[what] < LIMIT else f'  NOT MET: under {LIMIT} ms'}"
+        )
     sys.exit(any(median >= LIMIT for median in medians.values()))

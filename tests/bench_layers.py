@@ -4,6 +4,7 @@ Time is that of two bare forward passes over the same images in batches of 128; 
 second moments are made of, in float64 on a chunk that is there already, are what collecting cannot go below. Memory is the largest that a process of its own needs, for 10,000 images against 1,000;
 they are drawn as they are needed, and the networks have a quarter of the width. `--record` writes the table for the notebooks.
 """
+
 import argparse
 import json
 import resource
@@ -16,9 +17,11 @@ from pathlib import Path
 import torch
 
 from bench import here
-from submatch_nb.layers import STRIP, collect, evaluating
+from submatch_nb.engine.sums import STRIP
+from submatch_nb.layers import collect, evaluating
 from submatch_nb.networks import build
-from submatch_nb.neurons import CHUNK, add_products, write_whole
+from submatch_nb.engine.files import write_whole
+from submatch_nb.engine.moments import CHUNK, add_products
 
 BATCH = 128
 
@@ -26,7 +29,8 @@ BATCH = 128
 def images(count):
     "Batches of random images, the same each time."
     rng = torch.Generator().manual_seed(0)
-    for start in range(0, count, BATCH): yield torch.randn(min(BATCH, count - start), 3, 32, 32, generator=rng)
+    for start in range(0, count, BATCH):
+        yield torch.randn(min(BATCH, count - start), 3, 32, 32, generator=rng)
 
 
 def clock(f):
@@ -40,54 +44,113 @@ def products(sizes):
     "The products of chunks of as many samples as were collected, for each layer: (neurons of both networks, samples)."
     for n, samples in sizes:
         Z, sums = torch.ones(n, CHUNK, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
-        for _ in range(samples // CHUNK): add_products(sums, Z, STRIP)
+        for _ in range(samples // CHUNK):
+            add_products(sums, Z, STRIP)
 
 
 def cost(count, rounds):
     "What was done -> for each round its seconds and those of two bare passes just before."
     nets, batches, sizes = [build("vgg16", seed=seed) for seed in (0, 1)], list(images(count)), []
+
     def bare():
         with evaluating(*nets):
-            for batch in batches: [net(batch) for net in nets]
-    def collecting(precision): sizes[:] = [(m.n_x + m.n_y, m.count) for m in collect(*nets, batches, progress=False, precision=precision).values()]
-    def least(): bare(), products(sizes)
-    times = {"collecting": [], "collecting, precision=\"exact\"": [], "the bare passes and the products alone": []}
+            for batch in batches:
+                [net(batch) for net in nets]
+
+    def collecting(precision):
+        sizes[:] = [
+            (m.n_x + m.n_y, m.count)
+            for m in collect(*nets, batches, progress=False, precision=precision).values()
+        ]
+
+    def least():
+        bare(), products(sizes)
+
+    times = {
+        "collecting": [],
+        'collecting, precision="exact"': [],
+        "the bare passes and the products alone": [],
+    }
     bare()
     for number in range(rounds):
-        for what, run in zip(times, (lambda: collecting("auto"), lambda: collecting("exact"), least)):
+        for what, run in zip(
+            times, (lambda: collecting("auto"), lambda: collecting("exact"), least)
+        ):
             plain, ours = clock(bare), clock(run)
             times[what].append((ours, plain))
-            print(f"round {number + 1}: two bare passes over {count:,} images {plain:.1f} s, {what} {ours:.1f} s", flush=True)
+            print(
+                f"round {number + 1}: two bare passes over {count:,} images {plain:.1f} s, {what} {ours:.1f} s",
+                flush=True,
+            )
     return times
 
 
 def only_collect(count):
     "For a process of its own: prints the largest memory that it needed."
-    collect(*(build("vgg16", seed=seed, width=0.25) for seed in (0, 1)), images(count), progress=False)
+    collect(
+        *(build("vgg16", seed=seed, width=0.25) for seed in (0, 1)), images(count), progress=False
+    )
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def peak(count):
     "What `only_collect` prints."
-    return int(subprocess.run([sys.executable, __file__, "--memory", str(count)], check=True, capture_output=True, text=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, __file__, "--memory", str(count)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1024, help="images whose time is taken (default 1024)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--count", type=int, default=1024, help="images whose time is taken (default 1024)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
-    parser.add_argument("--record", action="store_true", help="write the table to nbs/bench_layers.json")
+    parser.add_argument(
+        "--record", action="store_true", help="write the table to nbs/bench_layers.json"
+    )
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.memory: sys.exit(only_collect(options.memory))
+    if options.memory:
+        sys.exit(only_collect(options.memory))
     machine = f"{here()}; {options.count:,} images"
     print(f"{__doc__}\n{machine}\n", flush=True)
     rows, limits = [], (1.5, 3, None)
     for (what, times), limit in zip(cost(options.count, options.rounds).items(), limits):
         ours, plain = map(statistics.median, zip(*times))
-        rows.append({"work": what, "ours (s)": round(ours, 1), "two bare passes (s)": round(plain, 1), "ratio": round(statistics.median(o / p for o, p in times), 2), "at most": limit})
-    rows.append({"work": "peak memory for 10,000 images, against that for 1,000", "ratio": round(peak(10_000) / peak(1_000), 2), "at most": 1.05})
+        rows.append(
+            {
+                "work": what,
+                "ours (s)": round(ours, 1),
+                "two bare passes (s)": round(plain, 1),
+                "ratio": round(statistics.median(o / p for o, p in times), 2),
+                "at most": limit,
+            }
+        )
+    rows.append(
+        {
+            "work": "peak memory for 10,000 images, against that for 1,000",
+            "ratio": round(peak(10_000) / peak(1_000), 2),
+            "at most": 1.05,
+        }
+    )
     print(f"\n{'work':56}{'ratio':>8}{'limit':>8}")
-    for row in rows: print(f"{row['work']:56}{row['ratio']:8.2f}{row['at most'] or '':>8}{'' if row['ratio'] <= (row['at most'] or row['ratio']) else '  NOT MET'}")
-    if options.record: write_whole(Path(__file__).parent.parent / "nbs" / "bench_layers.json", lambda part: part.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"))
+    for row in rows:
+        print(
+            f"{row['work']:56}{row['ratio']:8.2f}{row['at most'] or '':>8}{'' if row['ratio'] <= (row['at most'] or row['ratio']) else '  NOT MET'}"
+        )
+    if options.record:
+        write_whole(
+            Path(__file__).parent.parent / "nbs" / "bench_layers.json",
+            lambda part: part.write_text(
+                json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
+            ),
+        )
     sys.exit(any(row["ratio"] > (row["at most"] or row["ratio"]) for row in rows))

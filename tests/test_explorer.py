@@ -1,4 +1,5 @@
 """The explorer: what travels to the page is what Python knows, and what the page shows is what Python says, in a real browser without a network."""
+
 import re
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import pytest
 from conftest import serious
 
 from submatch_nb import Comparison, Match, Moments, Profile, minimum_match, residuals, save_html
-from submatch_nb.comparison import EPSILONS
+from submatch_nb.engine.inputs import EPSILONS
 from submatch_nb.explorer import SAMPLE, WIDE, _first, asset, demo_comparison, drawn, fragment, pack
-from submatch_nb.maximum import TOLERANCE
-from submatch_nb.neurons import COLORS, Sides
-from submatch_nb.simple import SimpleMatches, name_neuron
+from submatch_nb.engine.inputs import TOLERANCE
+from submatch_nb.engine.drawing import COLORS
+from submatch_nb.engine.inputs import Sides
+from submatch_nb.engine.search import name_neuron
+from submatch_nb.simple import SimpleMatches
 
 SLIDER = np.arange(1000) / 1000  # every position
 
@@ -24,14 +27,19 @@ def layers(*shapes, d=300, seed=0):
     rng, found = np.random.default_rng(seed), {}
     for i, (n_x, n_y) in enumerate(shapes):
         shared = rng.normal(size=(d, 3))
-        X, Y = (shared @ rng.normal(size=(3, n)) + rng.normal(size=(d, n)) * rng.choice([0.05, 0.3, 3], n) for n in (n_x, n_y))
+        X, Y = (
+            shared @ rng.normal(size=(3, n))
+            + rng.normal(size=(d, n)) * rng.choice([0.05, 0.3, 3], n)
+            for n in (n_x, n_y)
+        )
         X[:, -1] = Y[:, -1] = 0
         found[f"layer{i}"] = Moments(X, Y)
     return found
 
 
 @pytest.fixture(scope="module")
-def small(): return Comparison.from_moments(layers((20, 14), (9, 11)))
+def small():
+    return Comparison.from_moments(layers((20, 14), (9, 11)))
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +47,24 @@ def hard():
     "Critical values at, just below and just above positions of the slider, and at the limit that counts as at most epsilon."
     at = SLIDER[[0, 1, 150, 299, 300, 500, 999]]
     limit = np.maximum(at * (1 + TOLERANCE), TOLERANCE)
-    values = np.concatenate([at, limit, np.nextafter(limit, 2), np.nextafter(limit, 0), np.nextafter(at, 2), [1, np.inf, np.inf]])
+    values = np.concatenate(
+        [
+            at,
+            limit,
+            np.nextafter(limit, 2),
+            np.nextafter(limit, 0),
+            np.nextafter(at, 2),
+            [1, np.inf, np.inf],
+        ]
+    )
     rng = np.random.default_rng(0)
-    return Comparison({"tied": Profile(rng.permutation(values), rng.permutation(values), 5000), "other": Profile([0.2, np.inf], [0.1], 100)}, {"tied": "unit", "other": "unit"})
+    return Comparison(
+        {
+            "tied": Profile(rng.permutation(values), rng.permutation(values), 5000),
+            "other": Profile([0.2, np.inf], [0.1], 100),
+        },
+        {"tied": "unit", "other": "unit"},
+    )
 
 
 def vgg16():
@@ -51,37 +74,54 @@ def vgg16():
         profiles[f"layer{i}"] = p = Profile(rng.beta(2, 3, n), rng.beta(2, 3, n), 10_000)
         for e in EPSILONS:
             inside = p.match(e)
-            names = [v for v in (name_neuron(number, Sides(n, n)) for number in drawn(p)) if v in inside]
-            half = lambda indices: rng.permutation(indices)[:len(indices) // 2]
-            simple[e][f"layer{i}"] = SimpleMatches({v: [Match(half(inside.x), half(inside.y), e, n, n)] for v in names}, e, (n, n))
+            names = [
+                v for v in (name_neuron(number, Sides(n, n)) for number in drawn(p)) if v in inside
+            ]
+            half = lambda indices: rng.permutation(indices)[: len(indices) // 2]
+            simple[e][f"layer{i}"] = SimpleMatches(
+                {v: [Match(half(inside.x), half(inside.y), e, n, n)] for v in names}, e, (n, n)
+            )
     return Comparison(profiles, dict.fromkeys(profiles, "channel"), {}, simple)
 
 
 # What travels
 
-def unpacked(text): return np.frombuffer(b64decode(text), "<f8")
+
+def unpacked(text):
+    return np.frombuffer(b64decode(text), "<f8")
 
 
 def matches(packed, n):
     "Number of a neuron -> the indices in its match, the first network's first."
-    masks = np.unpackbits(np.frombuffer(b64decode(packed["masks"]), np.uint8).reshape(-1, -(-n // 8)), axis=1, bitorder="little")[:, :n].astype(bool)
+    masks = np.unpackbits(
+        np.frombuffer(b64decode(packed["masks"]), np.uint8).reshape(-1, -(-n // 8)),
+        axis=1,
+        bitorder="little",
+    )[:, :n].astype(bool)
     return {v: masks[i].nonzero()[0].tolist() for v, i in packed["of"]}
 
 
 def test_critical_values_travel_bit_for_bit(hard):
     for packed, profile in zip(pack(hard)["layers"], hard.profiles.values()):
-        assert unpacked(packed["x"]).tobytes() == profile.x.tobytes() and unpacked(packed["y"]).tobytes() == profile.y.tobytes()
+        assert (
+            unpacked(packed["x"]).tobytes() == profile.x.tobytes()
+            and unpacked(packed["y"]).tobytes() == profile.y.tobytes()
+        )
 
 
 def test_matches_travel(small):
     for packed, (layer, moments) in zip(pack(small)["layers"], small.moments.items()):
         profile, n = small.profiles[layer], moments.n_x + moments.n_y
-        assert [s["epsilon"] for s in packed["simple"]] == [e for e in EPSILONS if len(profile.match(e))]
+        assert [s["epsilon"] for s in packed["simple"]] == [
+            e for e in EPSILONS if len(profile.match(e))
+        ]
         for s in packed["simple"]:
             found, inside = matches(s, n), profile.match(s["epsilon"])
             assert sorted(found) == [*inside.x, *(inside.y + moments.n_x)]
             for v, members in found.items():
-                match = minimum_match(moments, v=name_neuron(v, Sides(moments.n_x, moments.n_y)), epsilon=s["epsilon"])
+                match = minimum_match(
+                    moments, v=name_neuron(v, Sides(moments.n_x, moments.n_y)), epsilon=s["epsilon"]
+                )
                 assert members == [*match.x, *(match.y + moments.n_x)]
 
 
@@ -92,8 +132,11 @@ def test_residuals_travel(tmp_path):
     comparison = Comparison.from_moments({"layer": Moments(X, Y)})
     comparison.save(tmp_path / "c.safetensors")
     for comparison in (comparison, Comparison.load(tmp_path / "c.safetensors")):
-        packed, = pack(comparison)["layers"]
-        for side, plainly in (("x", residuals(X, Y)), ("y", residuals(Y, X))): assert np.allclose(unpacked(packed["residual"][side]), plainly, atol=1e-7, equal_nan=True)
+        (packed,) = pack(comparison)["layers"]
+        for side, plainly in (("x", residuals(X, Y)), ("y", residuals(Y, X))):
+            assert np.allclose(
+                unpacked(packed["residual"][side]), plainly, atol=1e-7, equal_nan=True
+            )
 
 
 def test_a_wide_layer_brings_a_sample(small):
@@ -103,24 +146,38 @@ def test_a_wide_layer_brings_a_sample(small):
     assert wide["sampled"] == SAMPLE and narrow["sampled"] == 0
     everyone = [set(matches(p["simple"][-1], len(unpacked(p["x"])) + 20)) for p in (wide, narrow)]
     profile = comparison.profiles["layer0"]
-    assert everyone[0] == set(drawn(profile)) and len(everyone[0]) == SAMPLE < (np.append(profile.x, profile.y) <= 0.5).sum()
+    assert (
+        everyone[0] == set(drawn(profile))
+        and len(everyone[0]) == SAMPLE < (np.append(profile.x, profile.y) <= 0.5).sum()
+    )
     assert len(everyone[1]) == len(comparison.profiles["layer1"].match(0.5))
 
 
 def test_a_saved_comparison_brings_what_was_found_before(small, tmp_path):
     small.simple(0.3)
     small.save(tmp_path / "c.safetensors")
-    before, after = pack(small)["layers"], pack(Comparison.load(tmp_path / "c.safetensors"))["layers"]
+    before, after = (
+        pack(small)["layers"],
+        pack(Comparison.load(tmp_path / "c.safetensors"))["layers"],
+    )
     for a, b in zip(before, after):
-        assert [s for s in a["simple"] if s["epsilon"] == 0.3] == b["simple"] and (a["x"], a["y"]) == (b["x"], b["y"])
+        assert [s for s in a["simple"] if s["epsilon"] == 0.3] == b["simple"] and (
+            a["x"],
+            a["y"],
+        ) == (b["x"], b["y"])
 
 
 def test_colors_are_those_of_the_figures():
     css = asset("explorer.css").read_text()
-    assert {name: value for name, value in re.findall(r"--(\w+): light-dark\((#\w+),", css) if name in COLORS} == COLORS
+    assert {
+        name: value
+        for name, value in re.findall(r"--(\w+): light-dark\((#\w+),", css)
+        if name in COLORS
+    } == COLORS
 
 
 # The file
+
 
 def test_no_widget_library_is_needed(tmp_path):
     code = f"""if True:
@@ -128,7 +185,7 @@ def test_no_widget_library_is_needed(tmp_path):
         sys.modules |= dict.fromkeys(["anywidget", "ipywidgets", "IPython"])
         from submatch_nb import explore, save_html
         from submatch_nb.explorer import demo_comparison
-        save_html(demo_comparison(), {str(tmp_path / 'page.html')!r})
+        save_html(demo_comparison(), {str(tmp_path / "page.html")!r})
         try: explore(demo_comparison())
         except ImportError as error: print(error)"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -139,29 +196,49 @@ def test_no_widget_library_is_needed(tmp_path):
 def test_whole_or_not_at_all(small, tmp_path, monkeypatch):
     page = tmp_path / "page.html"
     page.write_text("before")
-    monkeypatch.setattr("pathlib.Path.write_text", lambda self, text, **_: (self.write_bytes(text[:100].encode()), (_ for _ in ()).throw(OSError(28, "No space left on device"))))
-    with pytest.raises(OSError, match="page.html"): save_html(small, page)
+    monkeypatch.setattr(
+        "pathlib.Path.write_text",
+        lambda self, text, **_: (
+            self.write_bytes(text[:100].encode()),
+            (_ for _ in ()).throw(OSError(28, "No space left on device")),
+        ),
+    )
+    with pytest.raises(OSError, match="page.html"):
+        save_html(small, page)
     assert page.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
-@pytest.mark.parametrize("wrong, error, words", [({"layer": "fc9"}, KeyError, "fc9.*layer0, layer1"), ({"epsilon": 1}, ValueError, r"outside \[0, 1\)"), ({"epsilon": "a"}, TypeError, "'a'")])
+@pytest.mark.parametrize(
+    "wrong, error, words",
+    [
+        ({"layer": "fc9"}, KeyError, "fc9.*layer0, layer1"),
+        ({"epsilon": 1}, ValueError, r"outside \[0, 1\)"),
+        ({"epsilon": "a"}, TypeError, "'a'"),
+    ],
+)
 def test_bad_beginnings_are_named(small, tmp_path, wrong, error, words):
-    with pytest.raises(error, match=words): save_html(small, tmp_path / "page.html", **wrong)
+    with pytest.raises(error, match=words):
+        save_html(small, tmp_path / "page.html", **wrong)
     assert not list(tmp_path.iterdir())
 
 
 def test_begins_where_there_is_something_to_see():
     profile = lambda value, count=1000: Profile([value, 0.9], [value], count)
-    comparison = Comparison({"none": profile(0.8), "full": profile(0.0, 2), "most": profile(0.1)}, dict.fromkeys(["none", "full", "most"], "unit"))
+    comparison = Comparison(
+        {"none": profile(0.8), "full": profile(0.0, 2), "most": profile(0.1)},
+        dict.fromkeys(["none", "full", "most"], "unit"),
+    )
     assert _first(comparison, None, 0.3)["layer"] == "most"
 
 
 # The widget, as Python sees it
 
+
 @pytest.fixture
 def widget(small):
     pytest.importorskip("anywidget", reason="no anywidget: pip install 'submatch_nb[lab]'")
     from submatch_nb import explore
+
     return explore(small)
 
 
@@ -175,23 +252,36 @@ def test_python_reads_and_sets(widget):
     assert widget.epsilon == 0.25 and type(widget.epsilon) is float
 
 
-@pytest.mark.parametrize("name, value, error", [("epsilon", 1, ValueError), ("epsilon", None, TypeError), ("layer", "x", KeyError), ("selected", ("x", 99), IndexError), ("selected", 3, TypeError)])
+@pytest.mark.parametrize(
+    "name, value, error",
+    [
+        ("epsilon", 1, ValueError),
+        ("epsilon", None, TypeError),
+        ("layer", "x", KeyError),
+        ("selected", ("x", 99), IndexError),
+        ("selected", 3, TypeError),
+    ],
+)
 def test_python_is_told_what_cannot_be(widget, name, value, error):
     before = getattr(widget, name)
-    with pytest.raises(error): setattr(widget, name, value)
+    with pytest.raises(error):
+        setattr(widget, name, value)
     assert getattr(widget, name) == before
 
 
 # The page, in a browser
 
+
 @pytest.fixture(scope="module")
 def page_of(tmp_path_factory):
     "Save the explorer of a comparison; returns its path."
     folder = tmp_path_factory.mktemp("pages")
+
     def make(comparison, **options):
         path = folder / f"{len(list(folder.iterdir()))}.html"
         save_html(comparison, path, **options)
         return path
+
     return make
 
 
@@ -201,14 +291,25 @@ PART = LIT.replace(".lit", ".part")
 SWEEP = f"() => Array.from({{ length: 1000 }}, (_, i) => {{ ({SLIDE})(i / 1000); return [({LIT})(), document.querySelector('.similarity b').textContent]; }})"
 
 
-def lit(page): return page.evaluate(LIT)
-def text(page): return page.locator(".submatch-explorer .detail").inner_text()
-def of(match): return [match.x.tolist(), match.y.tolist()]
+def lit(page):
+    return page.evaluate(LIT)
+
+
+def text(page):
+    return page.locator(".submatch-explorer .detail").inner_text()
+
+
+def of(match):
+    return [match.x.tolist(), match.y.tolist()]
 
 
 def differences(page, profile):
     "Positions of the slider at which the page and Python disagree."
-    return [e for e, (found, share) in zip(SLIDER, page.evaluate(SWEEP)) if found != of(profile.match(e)) or abs(float(share) - profile.similarity(e)) > 0.000501]
+    return [
+        e
+        for e, (found, share) in zip(SLIDER, page.evaluate(SWEEP))
+        if found != of(profile.match(e)) or abs(float(share) - profile.similarity(e)) > 0.000501
+    ]
 
 
 @pytest.mark.parametrize("which", ["hard", "demo"])
@@ -229,12 +330,27 @@ def test_slider_by_keyboard(page_of, opened):
     page = opened(page_of(comparison, layer="fc1.relu"))
     slider = page.get_by_role("slider", name="Tolerance ε")
     slider.focus()
-    for key, epsilon in [("ArrowRight", 0.305), ("ArrowLeft", 0.3), ("PageDown", 0.25), ("Shift+ArrowUp", 0.251), ("Home", 0), ("End", 0.999), ("ArrowRight", 0.999)]:
+    for key, epsilon in [
+        ("ArrowRight", 0.305),
+        ("ArrowLeft", 0.3),
+        ("PageDown", 0.25),
+        ("Shift+ArrowUp", 0.251),
+        ("Home", 0),
+        ("End", 0.999),
+        ("ArrowRight", 0.999),
+    ]:
         page.keyboard.press(key)
         assert lit(page) == of(comparison.profiles["fc1.relu"].match(epsilon)), key
-        assert slider.get_attribute("aria-valuetext") == f"ε {epsilon:.3f}, similarity {comparison.profiles['fc1.relu'].similarity(epsilon):.3f}"
+        assert (
+            slider.get_attribute("aria-valuetext")
+            == f"ε {epsilon:.3f}, similarity {comparison.profiles['fc1.relu'].similarity(epsilon):.3f}"
+        )
     page.get_by_role("button", name="ε = 0.2", exact=True).click()
-    assert lit(page) == of(comparison.profiles["fc1.relu"].match(0.2)) and page.get_by_role("button", name="ε = 0.2", exact=True).get_attribute("aria-pressed") == "true"
+    assert (
+        lit(page) == of(comparison.profiles["fc1.relu"].match(0.2))
+        and page.get_by_role("button", name="ε = 0.2", exact=True).get_attribute("aria-pressed")
+        == "true"
+    )
 
 
 def test_drag_in_the_curve(page_of, opened):
@@ -254,18 +370,30 @@ def test_layer_menu_and_strip(page_of, opened):
     page = opened(page_of(comparison, layer="fc1.relu"))
     page.locator(".grid span").first.click()
     page.get_by_role("combobox", name="Layer").select_option(label="fc2.relu")
-    assert lit(page) == of(comparison.profiles["fc2.relu"].match(0.3)) and "64 + 64 units" in page.locator(".about").inner_text()
-    assert page.locator("[aria-selected=true]").count() == 0  # the neuron chosen before was another layer's
+    assert (
+        lit(page) == of(comparison.profiles["fc2.relu"].match(0.3))
+        and "64 + 64 units" in page.locator(".about").inner_text()
+    )
+    assert (
+        page.locator("[aria-selected=true]").count() == 0
+    )  # the neuron chosen before was another layer's
     page.locator(".column").nth(2).click()
-    assert page.get_by_role("combobox").evaluate("menu => menu.selectedOptions[0].text") == "conv2_1.relu"
+    assert (
+        page.get_by_role("combobox").evaluate("menu => menu.selectedOptions[0].text")
+        == "conv2_1.relu"
+    )
     assert page.locator(".grid span").count() == 64 and page.errors == []
 
 
 def test_neurons_with_a_match_are_round_in_a_wide_layer(page_of, opened):
     comparison = vgg16()
     page = opened(page_of(comparison, layer="layer14"))
-    drawn_there = page.evaluate("() => [...document.querySelectorAll('.grid')].flatMap((grid, i) => [...grid.querySelectorAll('.drawn')].map(cell => i * 512 + Number(cell.dataset.neuron))).sort((a, b) => a - b)")
-    assert drawn_there == drawn(comparison.profiles["layer14"]).tolist() and f"{SAMPLE} neurons drawn at random" in text(page)
+    drawn_there = page.evaluate(
+        "() => [...document.querySelectorAll('.grid')].flatMap((grid, i) => [...grid.querySelectorAll('.drawn')].map(cell => i * 512 + Number(cell.dataset.neuron))).sort((a, b) => a - b)"
+    )
+    assert drawn_there == drawn(
+        comparison.profiles["layer14"]
+    ).tolist() and f"{SAMPLE} neurons drawn at random" in text(page)
     page.get_by_role("combobox").select_option(label="layer3")
     assert page.locator(".drawn").count() == 0 and "drawn" not in text(page)
 
@@ -289,7 +417,11 @@ def test_a_match_is_that_of_the_stored_epsilon_below(page_of, opened, small):
     page.locator(".grid").first.locator(f"[data-neuron='{v}']").click()
     for epsilon, stored in [(0.149, None), (0.15, 0.15), (0.199, 0.15), (0.27, 0.25), (0.999, 0.5)]:
         page.evaluate(SLIDE, epsilon)
-        assert page.evaluate(PART) == (of(minimum_match(small.moments["layer0"], v=("x", v), epsilon=stored)) if stored else [[], []])
+        assert page.evaluate(PART) == (
+            of(minimum_match(small.moments["layer0"], v=("x", v), epsilon=stored))
+            if stored
+            else [[], []]
+        )
         assert (f"minimal at ε = {stored}" if stored else "stored from ε = 0.15 on") in text(page)
 
 
@@ -300,14 +432,27 @@ def test_neurons_by_keyboard(page_of, opened):
     critical = demo_comparison().profiles["fc1.relu"].x
     assert (np.diff(np.minimum(critical[order], 2)) >= 0).all()
     page.get_by_role("button", name="ε = 0.5", exact=True).focus()
-    for key, place in [("Tab", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("End", 127), ("ArrowRight", 127), ("Home", 0)]:
+    for key, place in [
+        ("Tab", 0),
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("End", 127),
+        ("ArrowRight", 127),
+        ("Home", 0),
+    ]:
         page.keyboard.press(key)
-        assert page.evaluate("document.activeElement.dataset.neuron") == str(order[place]) and f"A{order[place]} " in text(page)
+        assert page.evaluate("document.activeElement.dataset.neuron") == str(
+            order[place]
+        ) and f"A{order[place]} " in text(page)
     page.keyboard.press("ArrowDown")
-    assert page.evaluate("document.activeElement.offsetTop > document.querySelector('.grid span').offsetTop && document.activeElement.offsetLeft === document.querySelector('.grid span').offsetLeft")
+    assert page.evaluate(
+        "document.activeElement.offsetTop > document.querySelector('.grid span').offsetTop && document.activeElement.offsetLeft === document.querySelector('.grid span').offsetLeft"
+    )
     page.keyboard.press("Enter")
     assert page.locator("[aria-selected=true]").count() == 1
-    page.keyboard.press("Tab")  # on to network B: the neuron kept is not forgotten, the one in focus is shown
+    page.keyboard.press(
+        "Tab"
+    )  # on to network B: the neuron kept is not forgotten, the one in focus is shown
     assert text(page).startswith("B") and page.locator("[aria-selected=true]").count() == 1
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Escape")
@@ -316,35 +461,62 @@ def test_neurons_by_keyboard(page_of, opened):
 
 def test_says_what_means_nothing(page_of, opened):
     full, some = Profile([0.0, 0.0], [0.0, 0.0], 2), Profile([0.5, 0.9], [0.5, np.inf], 4)
-    page = opened(page_of(Comparison({"full": full, "some": some}, {"full": "unit", "some": "unit"}), layer="full"))
-    assert "no fewer live neurons than there are samples" in text(page) and page.locator(".column.hollow").count() == 1
+    page = opened(
+        page_of(
+            Comparison({"full": full, "some": some}, {"full": "unit", "some": "unit"}), layer="full"
+        )
+    )
+    assert (
+        "no fewer live neurons than there are samples" in text(page)
+        and page.locator(".column.hollow").count() == 1
+    )
     page.get_by_role("combobox").select_option(label="some")
     assert "chance" not in text(page)
     page.evaluate(SLIDE, 0.9)
-    assert "random neurons would match as well" in text(page) and page.locator(".column.hollow").count() == 2
+    assert (
+        "random neurons would match as well" in text(page)
+        and page.locator(".column.hollow").count() == 2
+    )
     page.locator(".dead").hover()
     assert text(page) == "B1 is dead: 0 on every sample, and in no match."
 
 
-HOSTILE = ["<img src=x onerror=window.ran=1>", "</script><script>window.ran=1</script>", "a'\"&<b>c", "\u2028 ]]> <!-- ${ran}", "__proto__"]
+HOSTILE = [
+    "<img src=x onerror=window.ran=1>",
+    "</script><script>window.ran=1</script>",
+    "a'\"&<b>c",
+    "\u2028 ]]> <!-- ${ran}",
+    "__proto__",
+]
+
 
 def hostile():
-    return Comparison({name: Profile([0.1, 0.2], [0.1], 50) for name in HOSTILE}, dict.fromkeys(HOSTILE, "<img src=x onerror=window.ran=2>"))
+    return Comparison(
+        {name: Profile([0.1, 0.2], [0.1], 50) for name in HOSTILE},
+        dict.fromkeys(HOSTILE, "<img src=x onerror=window.ran=2>"),
+    )
 
 
 def injected(page):
     "Whether anything in the names ran or became an element."
     for name in HOSTILE:
-        page.get_by_role("combobox").select_option(label=name) if page.get_by_role("combobox").locator("option", has_text=name).count() else None
+        page.get_by_role("combobox").select_option(label=name) if page.get_by_role(
+            "combobox"
+        ).locator("option", has_text=name).count() else None
         page.locator(".grid span").first.hover()
     page.wait_for_timeout(200)
-    return page.evaluate("[window.ran, document.querySelectorAll('.submatch-explorer img, .submatch-explorer script, .submatch-explorer .body b b').length]") != [None, 0]
+    return page.evaluate(
+        "[window.ran, document.querySelectorAll('.submatch-explorer img, .submatch-explorer script, .submatch-explorer .body b b').length]"
+    ) != [None, 0]
 
 
 def test_names_are_shown_and_not_run(page_of, opened):
     page = opened(page_of(hostile(), title=HOSTILE[0] + HOSTILE[1]))
     assert not injected(page) and page.errors == []
-    assert page.locator("option").all_inner_texts() == [name for name in HOSTILE] and page.locator("h1").inner_text() == HOSTILE[0] + HOSTILE[1]
+    assert (
+        page.locator("option").all_inner_texts() == [name for name in HOSTILE]
+        and page.locator("h1").inner_text() == HOSTILE[0] + HOSTILE[1]
+    )
     assert "<img src=x onerror=window.ran=2>" in page.locator(".about").inner_text()
 
 
@@ -362,24 +534,37 @@ def test_nothing_is_asked_for(page_of, opened):
     assert page.asked == [] and page.errors == []
 
 
-@pytest.mark.parametrize("policy, word", [(True, "Content Security Policy"), (False, "ERR_INTERNET_DISCONNECTED")])
+@pytest.mark.parametrize(
+    "policy, word", [(True, "Content Security Policy"), (False, "ERR_INTERNET_DISCONNECTED")]
+)
 def test_a_request_would_be_noticed(page_of, opened, policy, word):
     path = page_of(demo_comparison())
-    text = path.read_text().replace("<footer>", '<img src="https://example.com/x.png" alt=""><footer>')
+    text = path.read_text().replace(
+        "<footer>", '<img src="https://example.com/x.png" alt=""><footer>'
+    )
     path.write_text(text if policy else re.sub("<meta http-equiv.*", "", text))
     page = opened(path)
     page.wait_for_timeout(300)
-    assert page.asked == ["https://example.com/x.png"] and word in page.errors[0]  # the page's own policy stops it before the network does
+    assert (
+        page.asked == ["https://example.com/x.png"] and word in page.errors[0]
+    )  # the page's own policy stops it before the network does
 
 
-@pytest.mark.parametrize("width, scheme", [(1400, "light"), (900, "dark"), (390, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    "width, scheme", [(1400, "light"), (900, "dark"), (390, "light"), (390, "dark")]
+)
 def test_accessible(page_of, opened, width, scheme):
     page = opened(page_of(demo_comparison(), layer="fc1.relu"), width, scheme)
     assert serious(page) == []
     page.locator(".grid span").nth(5).click()
     assert serious(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    dark = page.evaluate("getComputedStyle(document.querySelector('.submatch-explorer')).backgroundColor") != "rgb(255, 255, 255)"
+    dark = (
+        page.evaluate(
+            "getComputedStyle(document.querySelector('.submatch-explorer')).backgroundColor"
+        )
+        != "rgb(255, 255, 255)"
+    )
     assert dark == (scheme == "dark")
 
 
@@ -392,11 +577,16 @@ def test_a_missing_label_would_be_noticed(page_of, opened):
 def test_several_on_a_page(opened, tmp_path, small):
     state = {"epsilon": 0.3, "selected": None}
     page = tmp_path / "two.html"
-    page.write_text(f"<!doctype html><meta charset=utf-8><title>Two</title>{fragment(pack(small), {'layer': 'layer0', **state})}{fragment(pack(small), {'layer': 'layer1', **state})}")
+    page.write_text(
+        f"<!doctype html><meta charset=utf-8><title>Two</title>{fragment(pack(small), {'layer': 'layer0', **state})}{fragment(pack(small), {'layer': 'layer1', **state})}"
+    )
     page = opened(page)
     page.locator("input[type=range]").first.fill("0")
     assert page.locator(".submatch-explorer").count() == 2 and page.errors == []
-    assert page.locator(".number:first-of-type b").all_inner_texts()[0] == "0.000" and page.locator(".top").nth(1).locator("b").first.inner_text() == "0.300"
+    assert (
+        page.locator(".number:first-of-type b").all_inner_texts()[0] == "0.000"
+        and page.locator(".top").nth(1).locator("b").first.inner_text() == "0.300"
+    )
 
 
 # Redraws: how long they take is measured by bench_explorer.py
@@ -409,7 +599,10 @@ WORK = """what => {
     else (SLIDE)(what);
     const records = seen.takeRecords(), drawn = records.flatMap(r => [...r.addedNodes]).filter(node => node.matches?.(".grid span, svg *"));
     return { touched: records.filter(r => r.target.matches(".grid span") && r.attributeName === "class").length,
-             changed: classes().filter((name, i) => name !== before[i]).length, drawn: drawn.length }; }""".replace("SLIDE", SLIDE)
+             changed: classes().filter((name, i) => name !== before[i]).length, drawn: drawn.length }; }""".replace(
+    "SLIDE", SLIDE
+)
+
 
 @pytest.mark.parametrize("what", [0.31, 0.9, 0, "neuron"])
 def test_a_redraw_touches_only_what_changes(page_of, opened, what):
@@ -423,4 +616,6 @@ def test_a_redraw_of_everything_would_be_noticed(page_of, opened, again):
     before = path.read_text()
     path.write_text(before.replace("function showEpsilon() {", "function showEpsilon() { " + again))
     work = opened(path, 1400).evaluate(WORK, 0.31)
-    assert path.read_text() != before and (work["touched"] > work["changed"] if again == "drawGrids();" else work["drawn"] > 0)
+    assert path.read_text() != before and (
+        work["touched"] > work["changed"] if again == "drawGrids();" else work["drawn"] > 0
+    )

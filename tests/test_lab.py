@@ -1,4 +1,5 @@
 """The explorer in a live JupyterLab: the chapter is run there, Python sees what the reader does, and the page what Python does."""
+
 import json
 import os
 import socket
@@ -16,14 +17,23 @@ from test_explorer import LIT, of
 from submatch_nb.explorer import demo_comparison
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}, "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     "A JupyterLab with the chapter in its folder: its address, and the folder."
-    if not CHROMIUM: pytest.skip("no Chromium on this machine: install it (apt-get install chromium) to run the browser tests")
-    for name in ("jupyterlab", "anywidget", "playwright"): pytest.importorskip(name, reason=f"no {name}: pip install '.[dev]' to test in a live JupyterLab")
+    if not CHROMIUM:
+        pytest.skip(
+            "no Chromium on this machine: install it (apt-get install chromium) to run the browser tests"
+        )
+    for name in ("jupyterlab", "anywidget", "playwright"):
+        pytest.importorskip(
+            name, reason=f"no {name}: pip install '.[dev]' to test in a live JupyterLab"
+        )
     home = tmp_path_factory.mktemp("lab")
     for name, value in SETTINGS.items():
         file = home / "settings" / f"{name}.jupyterlab-settings"
@@ -33,21 +43,51 @@ def lab(tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"), "JUPYTER_PLATFORM_DIRS": "1"}
-    arguments = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=chapter", f"--ServerApp.root_dir={home}", f"--LabApp.user_settings_dir={home / 'settings'}"]
-    with open(home / "log", "w") as log: server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *arguments], stdout=log, stderr=log, env=env, cwd=home)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+    }
+    arguments = [
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=chapter",
+        f"--ServerApp.root_dir={home}",
+        f"--LabApp.user_settings_dir={home / 'settings'}",
+    ]
+    with open(home / "log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *arguments],
+            stdout=log,
+            stderr=log,
+            env=env,
+            cwd=home,
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
-            try: urllib.request.urlopen(f"{address}/api?token=chapter", timeout=5); break
-            except OSError: time.sleep(0.5)
+            try:
+                urllib.request.urlopen(f"{address}/api?token=chapter", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.5)
             assert server.poll() is None, (home / "log").read_text()
-        else: raise AssertionError((home / "log").read_text())
+        else:
+            raise AssertionError((home / "log").read_text())
         yield address, home
     finally:
         server.terminate()
-        try: server.wait(30)
-        except subprocess.TimeoutExpired: server.kill()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def run_all(browser, lab, name="chapter.ipynb"):
@@ -59,7 +99,10 @@ def run_all(browser, lab, name="chapter.ipynb"):
     idle.wait_for(state="attached", timeout=120_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_function("() => { const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent); return prompts.length && prompts.every(p => !p.includes('*') && p.trim() !== '[ ]:'); }", timeout=240_000)
+    page.wait_for_function(
+        "() => { const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent); return prompts.length && prompts.every(p => !p.includes('*') && p.trim() !== '[ ]:'); }",
+        timeout=240_000,
+    )
     return page
 
 
@@ -69,7 +112,9 @@ def ask(page, code):
     page.locator(".jp-CodeCell .jp-InputArea-editor .cm-content").last.click()
     page.keyboard.press("Escape")
     page.keyboard.press("b")
-    page.wait_for_function(f"() => document.querySelectorAll('.jp-CodeCell').length === {before + 1}", timeout=30_000)
+    page.wait_for_function(
+        f"() => document.querySelectorAll('.jp-CodeCell').length === {before + 1}", timeout=30_000
+    )
     page.keyboard.press("Enter")
     page.keyboard.insert_text(code)
     page.keyboard.press("Control+Enter")
@@ -78,12 +123,17 @@ def ask(page, code):
     return cell.locator(".jp-OutputArea-output").first.inner_text().strip()
 
 
-def lit(page): return page.locator(".submatch-explorer").first.evaluate("root => " + LIT.removeprefix("() => ").replace("document.", "root."))
+def lit(page):
+    return page.locator(".submatch-explorer").first.evaluate(
+        "root => " + LIT.removeprefix("() => ").replace("document.", "root.")
+    )
+
 
 def becomes(page, expected):
     "Whether the squares that are filled become these within ten seconds."
     for _ in range(100):
-        if lit(page) == expected: return True
+        if lit(page) == expected:
+            return True
         page.wait_for_timeout(100)
     return False
 
@@ -91,7 +141,12 @@ def becomes(page, expected):
 def test_the_chapter_runs_and_both_sides_see_each_other(browser, lab):
     comparison = demo_comparison()
     page = run_all(browser, lab)
-    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert (
+        page.locator(
+            ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+        ).count()
+        == 0
+    )
     assert page.locator(".submatch-explorer").count() == 1
     fc1, fc2 = (comparison.profiles[name] for name in ("fc1.relu", "fc2.relu"))
     assert becomes(page, of(fc2.match(0.3)))  # the chapter's last word on it
@@ -106,20 +161,44 @@ def test_the_chapter_runs_and_both_sides_see_each_other(browser, lab):
     assert becomes(page, of(fc1.match(0.255)))
     cell = page.locator(".submatch-explorer .grid span").nth(4)
     cell.click()
-    assert ask(page, "print(explorer.layer, explorer.selected)") == f"fc1.relu ('x', {cell.get_attribute('data-neuron')})"
+    assert (
+        ask(page, "print(explorer.layer, explorer.selected)")
+        == f"fc1.relu ('x', {cell.get_attribute('data-neuron')})"
+    )
 
-    assert ask(page, "explorer.epsilon = 0.123456; explorer.layer = 'fc2.relu'; explorer.epsilon = 0.2000001; explorer.selected = ('y', 7); print('set')") == "set"
+    assert (
+        ask(
+            page,
+            "explorer.epsilon = 0.123456; explorer.layer = 'fc2.relu'; explorer.epsilon = 0.2000001; explorer.selected = ('y', 7); print('set')",
+        )
+        == "set"
+    )
     assert becomes(page, of(fc2.match(0.2000001)))
-    assert page.locator(".submatch-explorer [aria-selected=true]").get_attribute("data-neuron") == "7"
-    assert page.locator(".submatch-explorer .number b").first.inner_text() == "0.2" and slider.evaluate("slider => slider.valueAsNumber") == 0.2
+    assert (
+        page.locator(".submatch-explorer [aria-selected=true]").get_attribute("data-neuron") == "7"
+    )
+    assert (
+        page.locator(".submatch-explorer .number b").first.inner_text() == "0.2"
+        and slider.evaluate("slider => slider.valueAsNumber") == 0.2
+    )
     page.context.close()
 
 
 def test_a_script_that_says_nothing_would_be_noticed(browser, lab):
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from submatch_nb import explorer as e\nasset = e.asset\nclass Mute:\n    def __init__(self, path): self.path = path\n"
-        "    def read_text(self, code): return self.path.read_text(code).replace('model.save_changes();', '')\ne.asset = lambda name: Mute(asset(name)) if name == 'explorer.js' else asset(name)\n"
-        "explorer = e.explore(e.demo_comparison(), layer='fc1.relu')\nexplorer")])
-    nb.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                "from submatch_nb import explorer as e\nasset = e.asset\nclass Mute:\n    def __init__(self, path): self.path = path\n"
+                "    def read_text(self, code): return self.path.read_text(code).replace('model.save_changes();', '')\ne.asset = lambda name: Mute(asset(name)) if name == 'explorer.js' else asset(name)\n"
+                "explorer = e.explore(e.demo_comparison(), layer='fc1.relu')\nexplorer"
+            )
+        ]
+    )
+    nb.metadata["kernelspec"] = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
     nbformat.write(nb, lab[1] / "mute.ipynb")
     page = run_all(browser, lab, "mute.ipynb")
     page.get_by_role("slider", name="Tolerance ε").focus()

@@ -1,4 +1,5 @@
 """Capturing layers of real models: what a copy, a call, a neuron and a stream are, and what happens when something fails midway."""
+
 import gc
 import re
 import warnings
@@ -9,19 +10,42 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.models import convnext_tiny, resnet18, vgg11, vgg16_bn, vit_b_16
 from torchvision.models.vgg import cfgs, make_layers
 
-import submatch_nb.layers as layers_module
+from submatch_nb.engine import collecting, distributed, roots as roots_module, sums
 from conftest import CIFAR, needs_cifar
 from exact import assert_bound_holds
 from instances import KINDS, make
-from submatch_nb.layers import _Roots, _size, Sampled, as_matrix, batches, capture, collect, collect_all, evaluating, feed, layer_names, share
+from submatch_nb.engine.feeding import inputs_in
+from submatch_nb.engine.processes import share
+from submatch_nb.engine.roots import Roots
+from submatch_nb.layers import (
+    Sampled,
+    as_matrix,
+    batches,
+    capture,
+    collect,
+    collect_all,
+    evaluating,
+    feed,
+    layer_names,
+)
 from submatch_nb.maximum import epsilon_profile
-from submatch_nb.neurons import Moments, SubmatchWarning, save_tensors
+from submatch_nb.engine.files import save_tensors
+from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.engine.moments import Moments
 
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
 IMAGES = nn.functional.interpolate(DIGITS[:20], size=32).expand(-1, 3, -1, -1).contiguous()
@@ -36,8 +60,15 @@ def small(seed=0, inplace=True, channels=6):
     "Two convolutions and two fully connected layers for 8 x 8 digits."
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, channels, 3), nn.ReLU(inplace=inplace), nn.Conv2d(channels, 5, 3), nn.ReLU(inplace=inplace),
-        nn.Flatten(), nn.Linear(80, 12), nn.ReLU(inplace=inplace), nn.Linear(12, 10)).eval()
+        nn.Conv2d(1, channels, 3),
+        nn.ReLU(inplace=inplace),
+        nn.Conv2d(channels, 5, 3),
+        nn.ReLU(inplace=inplace),
+        nn.Flatten(),
+        nn.Linear(80, 12),
+        nn.ReLU(inplace=inplace),
+        nn.Linear(12, 10),
+    ).eval()
 
 
 def hooks(model):
@@ -46,6 +77,7 @@ def hooks(model):
 
 class Failing(nn.Module):
     "Runs a network, and raises on the batch numbered `at`."
+
     def __init__(self, net, at):
         super().__init__()
         self.net, self.at, self.runs = net, at, 0
@@ -53,23 +85,31 @@ class Failing(nn.Module):
     def forward(self, x):
         y = self.net[:4](x)
         self.runs += 1
-        if self.runs > self.at: raise RuntimeError("midway")
+        if self.runs > self.at:
+            raise RuntimeError("midway")
         return self.net[4:](y)
 
 
 def same(a, b, rtol=1e-5):
     "Are two dicts of Moments the same up to the rounding of float32 forward passes?"
     assert list(a) == list(b)
-    return all(torch.allclose(a[k].gram, b[k].gram, rtol=rtol, atol=rtol * float(b[k].gram.abs().max())) and a[k].count == b[k].count for k in a)
+    return all(
+        torch.allclose(a[k].gram, b[k].gram, rtol=rtol, atol=rtol * float(b[k].gram.abs().max()))
+        and a[k].count == b[k].count
+        for k in a
+    )
 
 
 # capture
 
+
 @pytest.mark.parametrize("kind", ["conv", "linear"])
 def test_in_place_successors_do_not_overwrite(kind):
     plain, inplace = small(inplace=False), small(inplace=True)
-    with capture(inplace, kind) as outputs: inplace(DIGITS[:9])
-    with capture(plain, kind) as expected: plain(DIGITS[:9])
+    with capture(inplace, kind) as outputs:
+        inplace(DIGITS[:9])
+    with capture(plain, kind) as expected:
+        plain(DIGITS[:9])
     assert list(outputs) == list(expected) and len(outputs) == 2
     for name in outputs:
         assert torch.equal(outputs[name], expected[name])
@@ -80,11 +120,18 @@ def test_torchvision_blocks_add_in_place():
     "A ResNet block does `out += identity` on its batch norm's output and calls one ReLU twice."
     model = resnet()
     block = model.layer1[0]
-    with capture(model, ["maxpool", "layer1.0.bn2", "layer1.0.relu", "layer1.0"]) as outputs: model(IMAGES)
+    with capture(model, ["maxpool", "layer1.0.bn2", "layer1.0.relu", "layer1.0"]) as outputs:
+        model(IMAGES)
     with torch.no_grad():
         hidden = block.bn1(block.conv1(outputs["maxpool"])).relu()
         bn2 = block.bn2(block.conv2(hidden))
-    assert list(outputs) == ["maxpool", "layer1.0.relu", "layer1.0.bn2", "layer1.0.relu:1", "layer1.0"]
+    assert list(outputs) == [
+        "maxpool",
+        "layer1.0.relu",
+        "layer1.0.bn2",
+        "layer1.0.relu:1",
+        "layer1.0",
+    ]
     torch.testing.assert_close(outputs["layer1.0.relu"], hidden)
     torch.testing.assert_close(outputs["layer1.0.bn2"], bn2)
     torch.testing.assert_close(outputs["layer1.0.relu:1"], (bn2 + outputs["maxpool"]).relu())
@@ -93,8 +140,15 @@ def test_torchvision_blocks_add_in_place():
 
 def test_one_call_of_many():
     model = resnet()
-    with capture(model, "layer1.0.relu") as both, capture(model, ["layer1.0.relu:1", "layer1.1.relu:0"]) as single: model(IMAGES)
-    assert list(both) == ["layer1.0.relu", "layer1.0.relu:1"] and list(single) == ["layer1.0.relu:1", "layer1.1.relu:0"]
+    with (
+        capture(model, "layer1.0.relu") as both,
+        capture(model, ["layer1.0.relu:1", "layer1.1.relu:0"]) as single,
+    ):
+        model(IMAGES)
+    assert list(both) == ["layer1.0.relu", "layer1.0.relu:1"] and list(single) == [
+        "layer1.0.relu:1",
+        "layer1.1.relu:0",
+    ]
     assert torch.equal(both["layer1.0.relu:1"], single["layer1.0.relu:1"])
 
 
@@ -110,6 +164,7 @@ def test_each_pass_starts_afresh():
 
 class Branching(nn.Module):
     "Runs its second layer only in its first pass, and notes whether gradients were on."
+
     def __init__(self):
         super().__init__()
         self.one, self.two, self.grad = nn.ReLU(), nn.ReLU(), []
@@ -135,28 +190,40 @@ def test_kinds():
     assert len(layer_names(vgg, "relu")) == 8 + 2
     assert layer_names(nn.Sequential(nn.Linear(3, 3), nn.GELU()), "relu") == ["1"]
     assert layer_names(model, ["relu"]) == ["relu"], "a list holds names, not kinds"
-    with capture(model, "all") as outputs: model(IMAGES[:2])
+    with capture(model, "all") as outputs:
+        model(IMAGES[:2])
     assert "layer1" in outputs and outputs["fc"].shape == (2, 10)
 
 
 def test_unknown_layers_list_those_there_are():
     model = resnet()
-    with pytest.raises(KeyError, match=r"no layer 'layer1.0.con1' in ResNet \(did you mean 'layer1.0.conv1'.*layer4.1.conv2.*kinds: relu"):
-        with capture(model, ["fc", "layer1.0.con1"]): pass
-    with pytest.raises(KeyError, match="no layer 'layer9:1'"): layer_names(model, "layer9:1")
-    with pytest.raises(KeyError, match="no module of kind 'relu' in Linear"): layer_names(nn.Linear(2, 2), "relu")
-    with pytest.raises(TypeError, match="torch.nn.Module, not str"): layer_names("resnet18")
-    with pytest.raises(TypeError, match="named by a string"): layer_names(model, [("fc", "fc")])
-    with pytest.raises(ValueError, match="empty"): layer_names(model, [])
+    with pytest.raises(
+        KeyError,
+        match=r"no layer 'layer1.0.con1' in ResNet \(did you mean 'layer1.0.conv1'.*layer4.1.conv2.*kinds: relu",
+    ):
+        with capture(model, ["fc", "layer1.0.con1"]):
+            pass
+    with pytest.raises(KeyError, match="no layer 'layer9:1'"):
+        layer_names(model, "layer9:1")
+    with pytest.raises(KeyError, match="no module of kind 'relu' in Linear"):
+        layer_names(nn.Linear(2, 2), "relu")
+    with pytest.raises(TypeError, match="torch.nn.Module, not str"):
+        layer_names("resnet18")
+    with pytest.raises(TypeError, match="named by a string"):
+        layer_names(model, [("fc", "fc")])
+    with pytest.raises(ValueError, match="empty"):
+        layer_names(model, [])
     assert hooks(model) == 0
 
 
 def test_layer_that_did_not_run():
     model = resnet()
     with capture(model, ["fc"]) as outputs:
-        with pytest.raises(KeyError, match="'fc' has not run"): outputs["fc"]
+        with pytest.raises(KeyError, match="'fc' has not run"):
+            outputs["fc"]
         model(IMAGES[:2])
-        with pytest.raises(KeyError, match="'conv1' has not run; these have: fc"): outputs["conv1"]
+        with pytest.raises(KeyError, match="'conv1' has not run; these have: fc"):
+            outputs["conv1"]
 
 
 def test_capture_only_watches():
@@ -164,22 +231,31 @@ def test_capture_only_watches():
     model = resnet()
     model.layer1.train()
     flags = [m.training for m in model.modules()]
-    with capture(model, "conv") as outputs: model(IMAGES[:4]).sum().backward()
-    assert hooks(model) == 0 and [m.training for m in model.modules()] == flags and torch.is_grad_enabled()
-    assert model.conv1.weight.grad is not None and not any(o.requires_grad for o in outputs.values())
+    with capture(model, "conv") as outputs:
+        model(IMAGES[:4]).sum().backward()
+    assert (
+        hooks(model) == 0
+        and [m.training for m in model.modules()] == flags
+        and torch.is_grad_enabled()
+    )
+    assert model.conv1.weight.grad is not None and not any(
+        o.requires_grad for o in outputs.values()
+    )
 
 
 def test_hooks_go_after_an_exception():
     model = Failing(small(), at=0)
     with pytest.raises(RuntimeError, match="midway"):
-        with capture(model, "relu") as outputs: model(DIGITS[:3])
+        with capture(model, "relu") as outputs:
+            model(DIGITS[:3])
     assert hooks(model) == 0 and list(outputs) == ["net.1", "net.3"]
 
 
 def test_foreign_hooks_stay():
     model, seen = small(), []
     handle = model[0].register_forward_hook(lambda *_: seen.append(1))
-    with capture(model, "conv"): model(DIGITS[:3])
+    with capture(model, "conv"):
+        model(DIGITS[:3])
     model(DIGITS[:3])
     assert len(seen) == 2 and hooks(model) == 1
     handle.remove()
@@ -187,66 +263,107 @@ def test_foreign_hooks_stay():
 
 def test_tuples_and_what_is_no_tensor():
     class Odd(nn.Module):
-        def forward(self, x): return str(x.shape)
+        def forward(self, x):
+            return str(x.shape)
+
     lstm = nn.LSTM(8, 4, batch_first=True)
     model = nn.Sequential(lstm)
-    with capture(model, ["0"]) as outputs: expected = model(DIGITS[:5, 0])[0]
+    with capture(model, ["0"]) as outputs:
+        expected = model(DIGITS[:5, 0])[0]
     assert torch.equal(outputs["0"], expected)
     odd = nn.Sequential(nn.ReLU(), Odd())
-    with capture(odd, "all") as outputs: odd(DIGITS[:2])
+    with capture(odd, "all") as outputs:
+        odd(DIGITS[:2])
     assert list(outputs) == ["0"]
     with pytest.raises(TypeError, match="layer '1' puts out str"):
-        with capture(odd, ["1"]): odd(DIGITS[:2])
+        with capture(odd, ["1"]):
+            odd(DIGITS[:2])
     assert hooks(odd) == 0
 
 
 # what a neuron is
 
+
 def test_neurons():
-    x = torch.arange(2 * 3 * 4 * 5.).reshape(2, 3, 4, 5)
+    x = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
     matrix, neuron = as_matrix(x)
     assert neuron == "channel" and matrix.shape == (40, 3)
-    assert all(matrix[(i * 4 + r) * 5 + c, k] == x[i, k, r, c] for i in range(2) for k in range(3) for r in range(4) for c in range(5))
+    assert all(
+        matrix[(i * 4 + r) * 5 + c, k] == x[i, k, r, c]
+        for i in range(2)
+        for k in range(3)
+        for r in range(4)
+        for c in range(5)
+    )
     tokens, neuron = as_matrix(x[:, :, :, 0])
     assert neuron == "feature" and torch.equal(tokens[3:], x[1, :, :, 0])
     units, neuron = as_matrix(x[:, :, 0, 0])
     assert neuron == "unit" and torch.equal(units, x[:, :, 0, 0])
     assert as_matrix(torch.zeros(2, 3, 4, 5, 6))[0].shape == (2 * 4 * 5 * 6, 3)
-    with pytest.raises(ValueError, match=r"shape \(7,\) has no neurons"): as_matrix(torch.zeros(7))
+    with pytest.raises(ValueError, match=r"shape \(7,\) has no neurons"):
+        as_matrix(torch.zeros(7))
 
 
 # collect
+
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 64])
 def test_streaming_is_all_at_once(batch_size):
     a, b = resnet(0), resnet(1)
     layers = ["relu", "layer1.0.relu", "layer4.1.relu", "fc"]
-    with evaluating(a, b), capture(a, layers) as x, capture(b, layers) as y: a(IMAGES), b(IMAGES)
-    whole = {name: Moments(as_matrix(x[name])[0], as_matrix(y[name])[0]) for name in ["relu", "layer1.0.relu", "layer1.0.relu:1", "layer4.1.relu", "layer4.1.relu:1", "fc"]}
+    with evaluating(a, b), capture(a, layers) as x, capture(b, layers) as y:
+        a(IMAGES), b(IMAGES)
+    whole = {
+        name: Moments(as_matrix(x[name])[0], as_matrix(y[name])[0])
+        for name in [
+            "relu",
+            "layer1.0.relu",
+            "layer1.0.relu:1",
+            "layer4.1.relu",
+            "layer4.1.relu:1",
+            "fc",
+        ]
+    }
     streamed = collect(a, b, IMAGES, layers, batch_size=batch_size, progress=False)
     assert same(streamed, whole)
-    assert streamed["relu"].count == 20 * 16 * 16 and streamed.neurons["relu"] == "channel" and streamed.neurons["fc"] == "unit"
+    assert (
+        streamed["relu"].count == 20 * 16 * 16
+        and streamed.neurons["relu"] == "channel"
+        and streamed.neurons["fc"] == "unit"
+    )
 
 
 def test_precision_and_routes():
     "Second moments where they tell neurons apart, R factors where they do not or where asked for; the same inner products."
     a, b = small(0), small(1)
-    plain, exact = collect(a, b, DIGITS, progress=False), collect(a, b, DIGITS, progress=False, precision="exact")
-    assert {m.route for m in plain.values()} == {"gram"} and {m.route for m in exact.values()} == {"root"} and same(plain, exact)
+    plain, exact = (
+        collect(a, b, DIGITS, progress=False),
+        collect(a, b, DIGITS, progress=False, precision="exact"),
+    )
+    assert (
+        {m.route for m in plain.values()} == {"gram"}
+        and {m.route for m in exact.values()} == {"root"}
+        and same(plain, exact)
+    )
     with torch.no_grad():  # two units of the last layer that are almost one
         a[5].weight[1] = a[5].weight[0] * (1 + 1e-6)
         a[5].bias[1] = a[5].bias[0]
         a[5].bias[:2] += 3  # alive
     routes = {layer: m.route for layer, m in collect(a, b, DIGITS, progress=False).items()}
     assert routes == {"1": "gram", "3": "gram", "6": "root"}
-    few = collect(a, b, DIGITS[:9], ["6"], progress=False)["6"]  # fewer samples than neurons: the activations themselves
+    few = collect(a, b, DIGITS[:9], ["6"], progress=False)[
+        "6"
+    ]  # fewer samples than neurons: the activations themselves
     assert few.route == "root" and few.error == few.skew == 0 and len(few.root) == 9
-    with pytest.raises(ValueError, match="precision is 'high'"): collect(a, b, DIGITS, precision="high")
+    with pytest.raises(ValueError, match="precision is 'high'"):
+        collect(a, b, DIGITS, precision="high")
 
 
 def stretched(Z, rng):
     "Each neuron in the first few samples silent, or on a scale of its own."
-    return np.concatenate([Z[:16] * rng.choice([0, 1, 1, 10 ** rng.uniform(-9, 3)], Z.shape[1]), Z[16:]])
+    return np.concatenate(
+        [Z[:16] * rng.choice([0, 1, 1, 10 ** rng.uniform(-9, 3)], Z.shape[1]), Z[16:]]
+    )
 
 
 def grown_apart(Z, rng):
@@ -258,35 +375,52 @@ def grown_apart(Z, rng):
 
 def streamed(layers):
     "The moments of two layers whose samples come in by sixes, and for each that had a root to be substituted in whether it was."
-    roots, tried = _Roots(*(layer.shape[1] for layer in layers), "cpu"), []
+    roots, tried = Roots(*(layer.shape[1] for layer in layers), "cpu"), []
     follow = roots.follow
+
     def noted(Z, room):
-        ready, before, gram, root = len(roots.root) == len(Z), Z.clone(), roots.gram.clone(), roots.root
+        ready, before, gram, root = (
+            len(roots.root) == len(Z),
+            Z.clone(),
+            roots.gram.clone(),
+            roots.root,
+        )
         followed = follow(Z, room)
-        if ready: tried.extend(followed.tolist())
-        assert torch.equal(Z, before) and (followed.any() or torch.equal(gram, roots.gram) and root is roots.root)
+        if ready:
+            tried.extend(followed.tolist())
+        assert torch.equal(Z, before) and (
+            followed.any() or torch.equal(gram, roots.gram) and root is roots.root
+        )
         return followed
+
     roots.follow = noted
-    for parts in zip(*(torch.as_tensor(layer)[:, :, None].split(6) for layer in layers)): roots.add(parts)
+    for parts in zip(*(torch.as_tensor(layer)[:, :, None].split(6) for layer in layers)):
+        roots.add(parts)
     return roots.moments(), tried
 
 
 @pytest.fixture
 def short_chunks(monkeypatch):
     "Chunks of four samples: the first sixteen of eight neurons are factored."
-    monkeypatch.setattr(layers_module, "CHUNK", 4), monkeypatch.setattr(layers_module, "ROOM", 0)
+    monkeypatch.setattr(roots_module, "CHUNK", 4), monkeypatch.setattr(roots_module, "ROOM", 0)
 
 
-@pytest.mark.parametrize("change", [lambda Z, rng: Z, stretched, grown_apart], ids=["alike", "stretched", "grown_apart"])
+@pytest.mark.parametrize(
+    "change", [lambda Z, rng: Z, stretched, grown_apart], ids=["alike", "stretched", "grown_apart"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6))
-def test_an_r_factor_of_samples_that_come_in_is_within_its_own_bound(short_chunks, kind, change, seed):
+def test_an_r_factor_of_samples_that_come_in_is_within_its_own_bound(
+    short_chunks, kind, change, seed
+):
     rng = np.random.default_rng(seed)
     layers = [change(np.concatenate([Z[:, :4]] * 2), rng) for Z in make(kind, seed)]
     moments, whole = streamed(layers)[0], Moments(*layers, root=True)
     assert moments.error < 1e-12 and moments.skew < 1e-11 and moments.count == whole.count
-    assert torch.equal(moments.alike, whole.alike) and torch.allclose(moments.gram, whole.gram, rtol=1e-9, atol=1e-9 * float(whole.square.max()))
+    assert torch.equal(moments.alike, whole.alike) and torch.allclose(
+        moments.gram, whole.gram, rtol=1e-9, atol=1e-9 * float(whole.square.max())
+    )
     assert_bound_holds(moments, np.concatenate(layers, 1), rng)
 
 
@@ -296,13 +430,22 @@ def test_samples_are_substituted_where_that_loses_nothing_and_factored_where_it_
     assert np.mean(streamed(layers)[1]) > 0.95, "like the first ones"
     layers[0][:, 1] = layers[0][:, 0] + 1e-9 * rng.normal(size=400)
     moments, tried = streamed(layers)
-    assert np.mean(tried) > 0.95 and epsilon_profile(moments).route == "root", "neurons that nearly depend on each other"
-    for side in "xy": np.testing.assert_allclose(getattr(epsilon_profile(moments), side), getattr(epsilon_profile(Moments(*layers, root=True)), side), rtol=1e-6)
+    assert np.mean(tried) > 0.95 and epsilon_profile(moments).route == "root", (
+        "neurons that nearly depend on each other"
+    )
+    for side in "xy":
+        np.testing.assert_allclose(
+            getattr(epsilon_profile(moments), side),
+            getattr(epsilon_profile(Moments(*layers, root=True)), side),
+            rtol=1e-6,
+        )
     for what in (0, 1e-6):
         late = [Z.copy() for Z in layers]
         late[1][:40, 2] *= what
         tried = streamed(late)[1]
-        assert 0 < np.mean(tried[:60]) < 0.8 and np.mean(tried[-200:]) > 0.95, "a neuron that is silent, or nearly, at first"
+        assert 0 < np.mean(tried[:60]) < 0.8 and np.mean(tried[-200:]) > 0.95, (
+            "a neuron that is silent, or nearly, at first"
+        )
 
 
 def test_vgg_relu_layers():
@@ -312,22 +455,42 @@ def test_vgg_relu_layers():
     a.classifier[0] = b.classifier[0] = nn.Linear(512 * 49, 32)
     collected = collect(a, b, IMAGES[:4], progress=False)
     assert [m.n_x for m in collected.values()] == [64, 128, 256, 256, 512, 512, 512, 512, 32]
-    assert [m.count for m in collected.values()] == [4 * s * s for s in (32, 16, 8, 8, 4, 4, 2, 2)] + [4]
+    assert [m.count for m in collected.values()] == [
+        4 * s * s for s in (32, 16, 8, 8, 4, 4, 2, 2)
+    ] + [4]
 
 
 class Rows(Dataset):
     "A map-style data set of (image, label)."
-    def __len__(self): return 20
-    def __getitem__(self, i): return DIGITS[i], i % 10
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return DIGITS[i], i % 10
 
 
-@pytest.mark.parametrize("data", [
-    DIGITS[:20], DIGITS[:20].numpy(), DIGITS[:20].double().numpy(), TensorDataset(DIGITS[:20], torch.arange(20)), Rows(),
-    DataLoader(Rows(), batch_size=6), [DIGITS[:15], DIGITS[15:20]], [(DIGITS[:15], None), (DIGITS[15:20], None)],
-    [{"input": DIGITS[:3]}, {"input": DIGITS[3:20]}]], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "data",
+    [
+        DIGITS[:20],
+        DIGITS[:20].numpy(),
+        DIGITS[:20].double().numpy(),
+        TensorDataset(DIGITS[:20], torch.arange(20)),
+        Rows(),
+        DataLoader(Rows(), batch_size=6),
+        [DIGITS[:15], DIGITS[15:20]],
+        [(DIGITS[:15], None), (DIGITS[15:20], None)],
+        [{"input": DIGITS[:3]}, {"input": DIGITS[3:20]}],
+    ],
+    ids=lambda d: type(d).__name__,
+)
 def test_any_data(data):
     a, b = small(0), small(1)
-    assert same(collect(a, b, data, progress=False), collect(a, b, (d for d in [DIGITS[:20]]), progress=False))
+    assert same(
+        collect(a, b, data, progress=False),
+        collect(a, b, (d for d in [DIGITS[:20]]), progress=False),
+    )
 
 
 def test_token_ids_stay_integers():
@@ -341,7 +504,9 @@ def test_half_precision_weights():
     a = small(0).bfloat16()
     m = collect(a, small(0), DIGITS[:20], ["1"], progress=False)["1"]
     assert m.gram.dtype == torch.float64
-    torch.testing.assert_close(m.gram[:6, :6], m.gram[6:, 6:], rtol=0.03, atol=0.03 * float(m.gram.max()))
+    torch.testing.assert_close(
+        m.gram[:6, :6], m.gram[6:, 6:], rtol=0.03, atol=0.03 * float(m.gram.max())
+    )
 
 
 def test_models_are_left_as_they_were():
@@ -351,7 +516,9 @@ def test_models_are_left_as_they_were():
     state = {k: v.clone() for k, v in a.state_dict().items()}
     collect(a, b, IMAGES, ["fc"], progress=False)
     assert [[m.training for m in model.modules()] for model in (a, b)] == flags
-    assert all(torch.equal(v, state[k]) for k, v in a.state_dict().items()), "batch norm counted the images: not in evaluation mode"
+    assert all(torch.equal(v, state[k]) for k, v in a.state_dict().items()), (
+        "batch norm counted the images: not in evaluation mode"
+    )
     assert hooks(a) == hooks(b) == 0 and torch.is_grad_enabled()
 
 
@@ -365,12 +532,21 @@ def test_an_exception_midway_leaves_no_trace():
     a, b = small(0).train(), Failing(small(1), at=1).train()
     b.net[2].eval()
     flags = [m.training for m in b.modules()]
-    with pytest.raises(RuntimeError, match="midway"): collect(a, b, DIGITS[:30], [("0", "net.0")], batch_size=10, progress=False)
+    with pytest.raises(RuntimeError, match="midway"):
+        collect(a, b, DIGITS[:30], [("0", "net.0")], batch_size=10, progress=False)
+
     def data():
         yield DIGITS[:5]
         raise OSError("the disk went away")
-    with pytest.raises(OSError, match="went away"): collect(a, a, data(), progress=False)
-    assert a.training and [m.training for m in b.modules()] == flags and hooks(a) == hooks(b) == 0 and torch.is_grad_enabled()
+
+    with pytest.raises(OSError, match="went away"):
+        collect(a, a, data(), progress=False)
+    assert (
+        a.training
+        and [m.training for m in b.modules()] == flags
+        and hooks(a) == hooks(b) == 0
+        and torch.is_grad_enabled()
+    )
 
 
 def test_different_architectures_by_pairs():
@@ -384,23 +560,50 @@ def test_different_architectures_by_pairs():
 
 def test_calls_are_paired_in_order():
     a, b = resnet(0), resnet(1)
-    collected = collect(a, b, IMAGES[:6], [("layer1.0.relu", "layer1.1.relu"), ("layer1.0.relu:1", "maxpool"), ["conv1", "conv1"], "conv1"], progress=False)
-    assert list(collected) == ["layer1.0.relu ~ layer1.1.relu", "layer1.0.relu:1 ~ layer1.1.relu:1", "layer1.0.relu:1 ~ maxpool", "conv1"]
+    collected = collect(
+        a,
+        b,
+        IMAGES[:6],
+        [
+            ("layer1.0.relu", "layer1.1.relu"),
+            ("layer1.0.relu:1", "maxpool"),
+            ["conv1", "conv1"],
+            "conv1",
+        ],
+        progress=False,
+    )
+    assert list(collected) == [
+        "layer1.0.relu ~ layer1.1.relu",
+        "layer1.0.relu:1 ~ layer1.1.relu:1",
+        "layer1.0.relu:1 ~ maxpool",
+        "conv1",
+    ]
     assert collected["conv1"].count == 6 * 16 * 16, "a layer named twice was counted twice"
-    with pytest.raises(ValueError, match=r"'layer1.0.relu' ran 2 times in the first network and 'maxpool' 1 times.*layer1.0.relu:0"):
+    with pytest.raises(
+        ValueError,
+        match=r"'layer1.0.relu' ran 2 times in the first network and 'maxpool' 1 times.*layer1.0.relu:0",
+    ):
         collect(a, b, IMAGES[:6], [("layer1.0.relu", "maxpool")], progress=False)
-    with pytest.raises(ValueError, match="'maxpool:1' did not run in a forward pass of the second network"):
+    with pytest.raises(
+        ValueError, match="'maxpool:1' did not run in a forward pass of the second network"
+    ):
         collect(a, b, IMAGES[:6], [("layer1.0.relu:1", "maxpool:1")], progress=False)
 
 
 def test_bad_activations_name_the_layer():
     good, bad = small(0), small(1)
-    with torch.no_grad(): bad[2].weight[3] = float("nan")
-    with pytest.raises(ValueError, match="layer '3', batch 0: the second network: neuron 3 is nan at sample 0"): collect(good, bad, DIGITS[:4], progress=False)
-    with pytest.raises(ValueError, match="layer '3'.*: the first network: neuron 3 is nan"): collect(bad, good, DIGITS[:4], progress=False)
+    with torch.no_grad():
+        bad[2].weight[3] = float("nan")
+    with pytest.raises(
+        ValueError, match="layer '3', batch 0: the second network: neuron 3 is nan at sample 0"
+    ):
+        collect(good, bad, DIGITS[:4], progress=False)
+    with pytest.raises(ValueError, match="layer '3'.*: the first network: neuron 3 is nan"):
+        collect(bad, good, DIGITS[:4], progress=False)
     data = DIGITS[:9].clone()
     data[7, 0, 0, 0] = float("inf")
-    with pytest.raises(ValueError, match="layer '1', batch 2"): collect(good, good, data, batch_size=3, progress=False)
+    with pytest.raises(ValueError, match="layer '1', batch 2"):
+        collect(good, good, data, batch_size=3, progress=False)
 
 
 @pytest.mark.parametrize("precision", ["auto", "exact"])
@@ -415,26 +618,46 @@ def test_activations_that_cannot_be_squared_name_the_layer(precision, scale, sta
     with torch.no_grad():
         nets[0][1].weight[:, 2] = 0
         nets[1][1].weight.copy_(torch.eye(4))
-    with pytest.raises(ValueError, match="layer '1': .* too large or too small to be squared.*divide"): collect(*nets, data, ["1"], batch_size=10, progress=False, precision=precision)
+    with pytest.raises(
+        ValueError, match="layer '1': .* too large or too small to be squared.*divide"
+    ):
+        collect(*nets, data, ["1"], batch_size=10, progress=False, precision=precision)
 
 
 def test_samples_that_differ():
     a, b = small(0), small(1)
-    with pytest.raises(ValueError, match=r"layer '1 ~ 3', batch 0.*\(4, 6, 6, 6\) in the first network and \(4, 5, 4, 4\) in the second"):
+    with pytest.raises(
+        ValueError,
+        match=r"layer '1 ~ 3', batch 0.*\(4, 6, 6, 6\) in the first network and \(4, 5, 4, 4\) in the second",
+    ):
         collect(a, b, DIGITS[:4], [("1", "3")], progress=False)
-    tall, wide = nn.Sequential(nn.Conv2d(1, 2, (1, 3))), nn.Sequential(nn.Conv2d(1, 2, (3, 1)))  # 8 x 6 and 6 x 8: as many positions, other ones
-    with pytest.raises(ValueError, match="samples differ"): collect(tall, wide, DIGITS[:4], "conv", progress=False)
+    tall, wide = (
+        nn.Sequential(nn.Conv2d(1, 2, (1, 3))),
+        nn.Sequential(nn.Conv2d(1, 2, (3, 1))),
+    )  # 8 x 6 and 6 x 8: as many positions, other ones
+    with pytest.raises(ValueError, match="samples differ"):
+        collect(tall, wide, DIGITS[:4], "conv", progress=False)
     with pytest.raises(ValueError, match="only in the first: 3, 6; only in the second: 2"):
-        collect(small(0), nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ReLU()), DIGITS[:4], progress=False)
+        collect(
+            small(0),
+            nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ReLU()),
+            DIGITS[:4],
+            progress=False,
+        )
 
 
 def test_data_that_is_none():
     model = small()
-    with pytest.raises(ValueError, match="no batch"): collect(model, model, [], progress=False)
-    with pytest.raises(TypeError, match="not str"): collect(model, model, "digits", progress=False)
-    with pytest.raises(TypeError, match="not int"): batches(7)
-    with pytest.raises(TypeError, match="Module, not Tensor"): collect(DIGITS, model, DIGITS, progress=False)
-    with pytest.raises(ValueError, match="pairs of names"): collect(model, model, DIGITS, [("0", "1", "2")], progress=False)
+    with pytest.raises(ValueError, match="no batch"):
+        collect(model, model, [], progress=False)
+    with pytest.raises(TypeError, match="not str"):
+        collect(model, model, "digits", progress=False)
+    with pytest.raises(TypeError, match="not int"):
+        batches(7)
+    with pytest.raises(TypeError, match="Module, not Tensor"):
+        collect(DIGITS, model, DIGITS, progress=False)
+    with pytest.raises(ValueError, match="pairs of names"):
+        collect(model, model, DIGITS, [("0", "1", "2")], progress=False)
 
 
 def test_feed_follows_the_model():
@@ -446,123 +669,232 @@ def test_feed_follows_the_model():
 
 # several networks, crosses, positions
 
+
 def test_several_networks_in_one_pass():
     models = {name: small(seed) for seed, name in enumerate("abc")}
     runs = []
     handles = [m.register_forward_pre_hook(lambda *_: runs.append(1)) for m in models.values()]
     collected = collect_all(models, DIGITS[:300], batch_size=100, progress=False)
-    for handle in handles: handle.remove()
+    for handle in handles:
+        handle.remove()
     assert len(runs) == 3 * 3, "each network once for each batch"
     assert list(collected) == [("a", "b"), ("a", "c"), ("b", "c")]
-    for (i, j), of_pair in collected.items(): assert same(of_pair, collect(models[i], models[j], DIGITS[:300], batch_size=100, progress=False))
-    assert list(collect_all(list(models.values()), DIGITS[:9], ["1"], progress=False)) == [(0, 1), (0, 2), (1, 2)]
+    for (i, j), of_pair in collected.items():
+        assert same(
+            of_pair, collect(models[i], models[j], DIGITS[:300], batch_size=100, progress=False)
+        )
+    assert list(collect_all(list(models.values()), DIGITS[:9], ["1"], progress=False)) == [
+        (0, 1),
+        (0, 2),
+        (1, 2),
+    ]
 
 
 def test_cross():
     a, b = small(0), small(1, channels=7)
-    with pytest.raises(ValueError, match=r"samples differ.*positions=\"pooled\""): collect(a, b, DIGITS[:300], "cross", progress=False)
+    with pytest.raises(ValueError, match=r"samples differ.*positions=\"pooled\""):
+        collect(a, b, DIGITS[:300], "cross", progress=False)
     collected = collect(a, b, DIGITS[:300], "cross", positions="pooled", progress=False)
     assert list(collected) == ["1", "1 ~ 3", "1 ~ 6", "3 ~ 1", "3", "3 ~ 6", "6 ~ 1", "6 ~ 3", "6"]
     assert collected.pairs["3 ~ 1"] == ("3", "1") and collected.pairs["1"] == ("1", "1")
-    assert [collected.positions[k] for k in ("1", "1 ~ 3", "3 ~ 1", "1 ~ 6", "6")] == ["all", "pooled to 4 x 4", "pooled to 4 x 4", "mean", "all"]
-    with evaluating(a, b), capture(a) as x, capture(b) as y: a(DIGITS[:300]), b(DIGITS[:300])
+    assert [collected.positions[k] for k in ("1", "1 ~ 3", "3 ~ 1", "1 ~ 6", "6")] == [
+        "all",
+        "pooled to 4 x 4",
+        "pooled to 4 x 4",
+        "mean",
+        "all",
+    ]
+    with evaluating(a, b), capture(a) as x, capture(b) as y:
+        a(DIGITS[:300]), b(DIGITS[:300])
     grid, mean = nn.AdaptiveAvgPool2d(4), lambda z: z.double().mean((2, 3))
-    assert same({k: collected[k] for k in ("1", "3 ~ 1", "1 ~ 6")}, {
-        "1": Moments(*(as_matrix(z["1"])[0] for z in (x, y))), "3 ~ 1": Moments(as_matrix(x["3"])[0], as_matrix(grid(y["1"].double()))[0]),
-        "1 ~ 6": Moments(mean(x["1"]), y["6"])})
+    assert same(
+        {k: collected[k] for k in ("1", "3 ~ 1", "1 ~ 6")},
+        {
+            "1": Moments(*(as_matrix(z["1"])[0] for z in (x, y))),
+            "3 ~ 1": Moments(as_matrix(x["3"])[0], as_matrix(grid(y["1"].double()))[0]),
+            "1 ~ 6": Moments(mean(x["1"]), y["6"]),
+        },
+    )
 
 
 def test_sampled_positions():
     a, b = small(0), small(1)
-    collected = collect(a, b, DIGITS[:50], positions=Sampled(500, 3, seed=5), batch_size=16, progress=False)
+    collected = collect(
+        a, b, DIGITS[:50], positions=Sampled(500, 3, seed=5), batch_size=16, progress=False
+    )
     assert [len(draws) for draws in collected.draws.values()] == [3, 3, 3]
-    assert [collected[k].count for k in collected] == [500, 500, 50] and collected.positions["1"] == "sampled, 3 x 500, seed 5"
-    with evaluating(a, b), capture(a) as x, capture(b) as y: a(DIGITS[:50]), b(DIGITS[:50])
+    assert [collected[k].count for k in collected] == [500, 500, 50] and collected.positions[
+        "1"
+    ] == "sampled, 3 x 500, seed 5"
+    with evaluating(a, b), capture(a) as x, capture(b) as y:
+        a(DIGITS[:50]), b(DIGITS[:50])
     for layer in collected:
         X, Y = (as_matrix(z[layer])[0] for z in (x, y))
         for draw, m in enumerate(collected.draws[layer]):
             chosen = Sampled(500, 3, seed=5).indices(draw, len(X))
-            assert len(set(chosen)) == m.count and same({layer: m}, {layer: Moments(X[chosen], Y[chosen])})
+            assert len(set(chosen)) == m.count and same(
+                {layer: m}, {layer: Moments(X[chosen], Y[chosen])}
+            )
     assert not torch.equal(*(m.gram for m in collected.draws["1"][:2]))
-    with pytest.raises(ValueError, match="length is known"): collect(a, b, iter([DIGITS[:9]]), positions="sampled", progress=False)
-    with pytest.raises(ValueError, match="positions is 'some'"): collect(a, b, DIGITS, positions="some", progress=False)
+    with pytest.raises(ValueError, match="length is known"):
+        collect(a, b, iter([DIGITS[:9]]), positions="sampled", progress=False)
+    with pytest.raises(ValueError, match="positions is 'some'"):
+        collect(a, b, DIGITS, positions="some", progress=False)
 
 
 # interrupted passes
 
+
 class Breaking(Dataset):
     "Digits whose reading fails once, from item `at` on."
-    def __init__(self, at): self.at = at
-    def __len__(self): return 300
+
+    def __init__(self, at):
+        self.at = at
+
+    def __len__(self):
+        return 300
+
     def __getitem__(self, i):
-        if self.at is not None and i >= self.at: raise OSError("the disk went away")
+        if self.at is not None and i >= self.at:
+            raise OSError("the disk went away")
         return DIGITS[i]
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "exact"}, {"positions": Sampled(400, 2)}], ids=["auto", "exact", "sampled"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "exact"}, {"positions": Sampled(400, 2)}],
+    ids=["auto", "exact", "sampled"],
+)
 def test_an_interrupted_pass_resumes(tmp_path, monkeypatch, options):
-    monkeypatch.setattr(layers_module, "SHARD", 4)
+    monkeypatch.setattr(collecting, "SHARD", 4)
     a, b, path, seen = small(0).train(), small(1), tmp_path / "sums.safetensors", []
     options |= {"batch_size": 20, "progress": False}
-    with pytest.raises(OSError, match="went away"): collect(a, b, Breaking(190), resume=path, **options)
-    assert a.training and hooks(a) == hooks(b) == 0 and path.exists() and [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(OSError, match="went away"):
+        collect(a, b, Breaking(190), resume=path, **options)
+    assert (
+        a.training
+        and hooks(a) == hooks(b) == 0
+        and path.exists()
+        and [p.name for p in tmp_path.iterdir()] == [path.name]
+    )
     handle = a.register_forward_pre_hook(lambda *_: seen.append(1))
     resumed = collect(a, b, Breaking(None), resume=path, **options)
     handle.remove()
-    assert len(seen) == 1 + 15 - 8, "the first batch, and what came after eight batches, two shards of four"
+    assert len(seen) == 1 + 15 - 8, (
+        "the first batch, and what came after eight batches, two shards of four"
+    )
     whole = collect(a, b, DIGITS[:300], **options)
-    assert same(resumed, whole, 1e-6) and all(resumed[k].route == whole[k].route and torch.equal(resumed[k].alike, whole[k].alike) for k in whole)
+    assert same(resumed, whole, 1e-6) and all(
+        resumed[k].route == whole[k].route and torch.equal(resumed[k].alike, whole[k].alike)
+        for k in whole
+    )
     assert not path.exists()
 
 
 def test_a_pass_over_many_networks_resumes(tmp_path, monkeypatch):
     "More than ten parts wait for the first decision, and each goes back to its own network."
-    nets = [nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU()) for _ in range(12)]
+    nets = [
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU())
+        for _ in range(12)
+    ]
     path, whole = tmp_path / "sums", collect_all(nets, DIGITS[:300], batch_size=20, progress=False)
-    monkeypatch.setattr(layers_module, "SHARD", 1)
-    with pytest.raises(OSError, match="went away"): collect_all(nets, Breaking(40), batch_size=20, progress=False, resume=path)
+    monkeypatch.setattr(collecting, "SHARD", 1)
+    with pytest.raises(OSError, match="went away"):
+        collect_all(nets, Breaking(40), batch_size=20, progress=False, resume=path)
     again = collect_all(nets, Breaking(None), batch_size=20, progress=False, resume=path)
-    for pair in whole: assert same(again[pair], whole[pair])
+    for pair in whole:
+        assert same(again[pair], whole[pair])
 
 
-@pytest.mark.parametrize("change, word", [({"preprocess": lambda x: -x}, "first batch"), ({"data": DIGITS[:310]}, "number of inputs")])
+@pytest.mark.parametrize(
+    "change, word",
+    [({"preprocess": lambda x: -x}, "first batch"), ({"data": DIGITS[:310]}, "number of inputs")],
+)
 def test_a_pass_over_other_inputs_is_refused(tmp_path, change, word):
     path = tmp_path / "sums"
-    with pytest.raises(OSError, match="went away"): collect(small(0), small(1), Breaking(150), batch_size=20, progress=False, resume=path, positions="sampled")
+    with pytest.raises(OSError, match="went away"):
+        collect(
+            small(0),
+            small(1),
+            Breaking(150),
+            batch_size=20,
+            progress=False,
+            resume=path,
+            positions="sampled",
+        )
     options = {"data": Breaking(None)} | change
-    with pytest.raises(ValueError, match=rf"left by another pass \({word} differ"): collect(small(0), small(1), batch_size=20, progress=False, resume=path, positions="sampled", **options)
+    with pytest.raises(ValueError, match=rf"left by another pass \({word} differ"):
+        collect(
+            small(0),
+            small(1),
+            batch_size=20,
+            progress=False,
+            resume=path,
+            positions="sampled",
+            **options,
+        )
 
 
 def test_networks_that_change_their_inputs():
     "The other network, and the caller, have the data as they were."
-    rectifying, plain = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 6), nn.ReLU()), nn.Sequential(nn.Linear(8, 6), nn.ReLU())
+    rectifying, plain = (
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 6), nn.ReLU()),
+        nn.Sequential(nn.Linear(8, 6), nn.ReLU()),
+    )
     for data in (torch.randn(40, 8), torch.randn(40, 8).numpy()):
         before = data.copy() if isinstance(data, np.ndarray) else data.clone()
         found = collect(rectifying, plain, data, [("2", "1")], progress=False)["2 ~ 1"]
         assert (data == before).all()
         data = torch.as_tensor(data)
-        with torch.no_grad(): assert same({"2": found}, {"2": Moments(rectifying[1:](data.relu()), plain(data))})
-    with pytest.raises(ValueError, match="preprocess of the first network changes the batch in place"): collect(plain, plain, torch.randn(40, 8), progress=False, preprocess=lambda x: x.sub_(0.5))
+        with torch.no_grad():
+            assert same({"2": found}, {"2": Moments(rectifying[1:](data.relu()), plain(data))})
+    with pytest.raises(
+        ValueError, match="preprocess of the first network changes the batch in place"
+    ):
+        collect(plain, plain, torch.randn(40, 8), progress=False, preprocess=lambda x: x.sub_(0.5))
 
 
 def test_misspelt_keys():
     nets = small(0), small(1)
-    with pytest.raises(ValueError, match="preprocess has 'a', and the networks are called 'first', 'second'"): collect(*nets, DIGITS[:8], progress=False, preprocess={"a": torch.neg})
-    with pytest.raises(ValueError, match="neurons has 'cnov', which fits none of the layers: 0, 1,"): collect(*nets, DIGITS[:8], progress=False, neurons={"cnov": "unit"})
-    with pytest.raises(ValueError, match="one of unit, channel, feature, not 'features'"): as_matrix(torch.ones(2, 3, 4), "features")
-    with pytest.raises(ValueError, match="'conv' stands for 2 layers in the first network .0, 2., 'relu' for 3 in the second network .1, 3, 6.: pair them by name"):
+    with pytest.raises(
+        ValueError, match="preprocess has 'a', and the networks are called 'first', 'second'"
+    ):
+        collect(*nets, DIGITS[:8], progress=False, preprocess={"a": torch.neg})
+    with pytest.raises(
+        ValueError, match="neurons has 'cnov', which fits none of the layers: 0, 1,"
+    ):
+        collect(*nets, DIGITS[:8], progress=False, neurons={"cnov": "unit"})
+    with pytest.raises(ValueError, match="one of unit, channel, feature, not 'features'"):
+        as_matrix(torch.ones(2, 3, 4), "features")
+    with pytest.raises(
+        ValueError,
+        match="'conv' stands for 2 layers in the first network .0, 2., 'relu' for 3 in the second network .1, 3, 6.: pair them by name",
+    ):
         collect(*nets, DIGITS[:8], [("conv", "relu")], progress=False)
 
 
 def test_what_a_share_is_of():
     "Consecutive inputs, or every second batch; never of a loader that shuffles, in whatever way."
+
     class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self): return iter(range(10))
+        def __iter__(self):
+            return iter(range(10))
+
     data = TensorDataset(torch.arange(10))
     assert [b.tolist() for b in share(DataLoader(Stream(), 2), 1, 2)] == [[2, 3], [6, 7]]
-    assert [b[0].tolist() for b in share(DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 5, False)), 1, 2)] == [[5, 6, 7, 8, 9]]
-    for loader in (DataLoader(data, 2, shuffle=True), DataLoader(data, batch_size=None, shuffle=True), DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 5, False))):
-        with pytest.raises(ValueError, match="RandomSampler.*shuffle=False"): share(loader, 0, 2)
+    assert [
+        b[0].tolist()
+        for b in share(
+            DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 5, False)), 1, 2
+        )
+    ] == [[5, 6, 7, 8, 9]]
+    for loader in (
+        DataLoader(data, 2, shuffle=True),
+        DataLoader(data, batch_size=None, shuffle=True),
+        DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 5, False)),
+    ):
+        with pytest.raises(ValueError, match="RandomSampler.*shuffle=False"):
+            share(loader, 0, 2)
 
 
 def test_what_tells_the_axis():
@@ -575,122 +907,227 @@ def test_what_tells_the_axis():
         def __init__(self):
             super().__init__()
             self.conv, self.lstm = nn.Conv1d(3, 7, 1), nn.LSTM(7, 5, batch_first=True)
-        def forward(self, x): return self.lstm(self.conv(x).movedim(1, 2))[0]
-    found = collect(Recurrent(), Recurrent(), torch.randn(4, 3, 7), ["conv", "lstm"], progress=False)
+
+        def forward(self, x):
+            return self.lstm(self.conv(x).movedim(1, 2))[0]
+
+    found = collect(
+        Recurrent(), Recurrent(), torch.randn(4, 3, 7), ["conv", "lstm"], progress=False
+    )
     assert found.neurons == {"conv": "channel", "lstm": "feature"} and found["lstm"].n_x == 5
 
 
 def test_the_size_of_any_batch():
     X, words = torch.ones(3, 4), ["a", "b", "c"]
-    for batch in (X, X.numpy(), (X, words), [X], {"x": X, "mask": X}, ({"x": X, "mask": X}, X), {"texts": words}, [words], words): assert _size(batch) == 3
-    with pytest.raises(ValueError, match="holds no batch"): collect(small(0), small(1), DIGITS[:0], progress=False)
+    for batch in (
+        X,
+        X.numpy(),
+        (X, words),
+        [X],
+        {"x": X, "mask": X},
+        ({"x": X, "mask": X}, X),
+        {"texts": words},
+        [words],
+        words,
+    ):
+        assert inputs_in(batch) == 3
+    with pytest.raises(ValueError, match="holds no batch"):
+        collect(small(0), small(1), DIGITS[:0], progress=False)
 
 
 def test_draws_are_let_go():
     collect(small(0), small(1), DIGITS[:30], progress=False, positions=Sampled(50, draws=2))
     gc.collect()
-    assert not any(type(thing) is layers_module._Pass for thing in gc.get_objects())
+    assert not any(type(thing) is collecting.Pass for thing in gc.get_objects())
 
 
 def test_what_another_process_wants_exactly_is_collected_again():
     "Also where a pair has two calls of one module."
     models = {"a": resnet(0), "b": resnet(1)}
-    options = {"layers": ["layer1.0.relu"], "progress": False, "cross": True, "preprocess": {"a": torch.neg}}
+    options = {
+        "layers": ["layer1.0.relu"],
+        "progress": False,
+        "cross": True,
+        "preprocess": {"a": torch.neg},
+    }
     ((pair, collected),) = collect_all(models, IMAGES, **options).items()
     before = dict(collected)
     assert len(before) == 4 and {m.route for m in before.values()} == {"gram"}
-    layers_module._again(models, IMAGES, pair, collected, {layer: [(m.n_x, m.n_y, "root")] for layer, m in before.items()}, 128, {"cross": True, "preprocess": {"a": torch.neg}})
+    distributed._again(
+        models,
+        IMAGES,
+        pair,
+        collected,
+        {layer: [(m.n_x, m.n_y, "root")] for layer, m in before.items()},
+        128,
+        {"cross": True, "preprocess": {"a": torch.neg}},
+    )
     assert {m.route for m in collected.values()} == {"root"} and same(collected, before)
 
 
 def test_the_file_of_another_pass_is_refused(tmp_path):
     a, b, path = small(0), small(1), tmp_path / "sums.safetensors"
-    with pytest.raises(OSError): collect(a, b, Breaking(60), batch_size=20, resume=path, progress=False)
+    with pytest.raises(OSError):
+        collect(a, b, Breaking(60), batch_size=20, resume=path, progress=False)
     before = path.read_bytes()
-    for other, data, options, what in ((small(2), Breaking(None), {}, "weights"), (b, DIGITS[1:301], {}, "first batch"), (b, Breaking(None), {"layers": "conv"}, "layers"),
-                                       (b, Breaking(None), {"precision": "exact"}, "precision"), (b, Breaking(None), {"batch_size": 10}, "first batch")):
-        with pytest.raises(ValueError, match=rf"sums.safetensors was left by another pass \({what} differ\): delete it"):
-            collect(a, other, data, **{"batch_size": 20, "resume": path, "progress": False} | options)
+    for other, data, options, what in (
+        (small(2), Breaking(None), {}, "weights"),
+        (b, DIGITS[1:301], {}, "first batch"),
+        (b, Breaking(None), {"layers": "conv"}, "layers"),
+        (b, Breaking(None), {"precision": "exact"}, "precision"),
+        (b, Breaking(None), {"batch_size": 10}, "first batch"),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf"sums.safetensors was left by another pass \({what} differ\): delete it",
+        ):
+            collect(
+                a, other, data, **{"batch_size": 20, "resume": path, "progress": False} | options
+            )
     assert path.read_bytes() == before
     path.write_bytes(before[:-10])
-    with pytest.raises(ValueError, match="damaged"): collect(a, b, Breaking(None), batch_size=20, resume=path, progress=False)
+    with pytest.raises(ValueError, match="damaged"):
+        collect(a, b, Breaking(None), batch_size=20, resume=path, progress=False)
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
     "Before the pass has begun an error; later a warning, and the pass goes on."
     a, b, saves = small(0), small(1), []
-    monkeypatch.setattr(layers_module, "SHARD", 2)
+    monkeypatch.setattr(collecting, "SHARD", 2)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="cannot write"): collect(a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "file" / "sums", progress=False)
+    with pytest.raises(OSError, match="cannot write"):
+        collect(
+            a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "file" / "sums", progress=False
+        )
+
     def full(path, *args, **about):
         saves.append(about["batch"])
-        if len(saves) == 2: raise OSError(f"cannot write {path}: No space left on device")
+        if len(saves) == 2:
+            raise OSError(f"cannot write {path}: No space left on device")
         save_tensors(path, *args, **about)
-    monkeypatch.setattr(layers_module, "save_tensors", full)
-    with pytest.warns(SubmatchWarning, match="No space left.*The pass goes on"): found = collect(a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "sums", progress=False)
+
+    monkeypatch.setattr(collecting, "save_tensors", full)
+    with pytest.warns(SubmatchWarning, match="No space left.*The pass goes on"):
+        found = collect(a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "sums", progress=False)
     assert saves == [1, 2, 4] and same(found, collect(a, b, DIGITS[:100], progress=False))
 
 
 def test_a_generator_is_skipped_batch_by_batch(tmp_path):
     a, b, path = small(0), small(1), tmp_path / "sums"
+
     def data(fail):
         for i, batch in enumerate(DIGITS[:100].split(20)):
-            if fail and i == 3: raise RuntimeError("midway")
+            if fail and i == 3:
+                raise RuntimeError("midway")
             yield batch
-    with pytest.raises(RuntimeError): collect(a, b, data(True), resume=path, progress=False)
-    assert same(collect(a, b, data(False), resume=path, progress=False), collect(a, b, DIGITS[:100], progress=False))
+
+    with pytest.raises(RuntimeError):
+        collect(a, b, data(True), resume=path, progress=False)
+    assert same(
+        collect(a, b, data(False), resume=path, progress=False),
+        collect(a, b, DIGITS[:100], progress=False),
+    )
 
 
 def test_progress(capsys):
     collect(small(0), small(1), DIGITS[:100], batch_size=25)
-    assert re.search(r"collecting: 100%.*100/100 \[\d\d:\d\d<00:00, +[\d.]+k? inputs/s\]", capsys.readouterr().err)
+    assert re.search(
+        r"collecting: 100%.*100/100 \[\d\d:\d\d<00:00, +[\d.]+k? inputs/s\]",
+        capsys.readouterr().err,
+    )
 
 
 # names and neurons in other people's models
 
+
 def test_patterns_and_mixed_lists():
     model = resnet()
     assert layer_names(model, "layer3.*.relu") == ["layer3.0.relu", "layer3.1.relu"]
-    assert layer_names(model, ["layer3.?.conv1", "linear", "layer4.1.relu:1", "layer4.1.re*:1"]) == ["layer3.0.conv1", "layer3.1.conv1", "fc", "layer4.1.relu:1"]
-    with pytest.raises(KeyError, match=r"no layer 'layer9.\*' in ResNet"): layer_names(model, "layer9.*")
-    with pytest.raises(KeyError, match=r"no module of kind 'conv' in Linear.*its layers: none"): layer_names(nn.Linear(2, 2), "conv")
+    assert layer_names(
+        model, ["layer3.?.conv1", "linear", "layer4.1.relu:1", "layer4.1.re*:1"]
+    ) == ["layer3.0.conv1", "layer3.1.conv1", "fc", "layer4.1.relu:1"]
+    with pytest.raises(KeyError, match=r"no layer 'layer9.\*' in ResNet"):
+        layer_names(model, "layer9.*")
+    with pytest.raises(KeyError, match=r"no module of kind 'conv' in Linear.*its layers: none"):
+        layer_names(nn.Linear(2, 2), "conv")
     a, b = resnet(0), resnet(1)
-    assert len(collect(a, b, IMAGES[:4], progress=False)) == 17 and len(collect(a, b, IMAGES[:4], "layer?.*.relu", progress=False)) == 16
-    assert list(collect(a, b, IMAGES[:4], [("layer1.*.conv1", "layer1.*.conv2")], progress=False)) == ["layer1.0.conv1 ~ layer1.0.conv2", "layer1.1.conv1 ~ layer1.1.conv2"]
+    assert (
+        len(collect(a, b, IMAGES[:4], progress=False)) == 17
+        and len(collect(a, b, IMAGES[:4], "layer?.*.relu", progress=False)) == 16
+    )
+    assert list(
+        collect(a, b, IMAGES[:4], [("layer1.*.conv1", "layer1.*.conv2")], progress=False)
+    ) == ["layer1.0.conv1 ~ layer1.0.conv2", "layer1.1.conv1 ~ layer1.1.conv2"]
 
 
 class Functional(nn.Module):
     "Two activations of which one is a module."
+
     def __init__(self):
         super().__init__()
         self.one, self.two, self.act = nn.Linear(64, 8), nn.Linear(8, 8), nn.ReLU()
 
-    def forward(self, x): return nn.functional.gelu(self.two(self.act(self.one(x)))).relu()
+    def forward(self, x):
+        return nn.functional.gelu(self.two(self.act(self.one(x)))).relu()
 
 
 def test_functional_activations_are_said_to_be_missing():
     a, b, x = Functional(), Functional(), DIGITS[:40].flatten(1)
-    with pytest.warns(SubmatchWarning) as caught: found = collect(a, b, x, progress=False)
+    with pytest.warns(SubmatchWarning) as caught:
+        found = collect(a, b, x, progress=False)
     for w, which in zip(caught, ("first", "second"), strict=True):
-        assert re.match(rf"the {which} network: some activations.*not collected: those in the model itself \(2\). Name these", str(w.message))
+        assert re.match(
+            rf"the {which} network: some activations.*not collected: those in the model itself \(2\). Name these",
+            str(w.message),
+        )
     assert list(found) == ["act"] and hooks(a) == hooks(b) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         collect(a, b, x, ["act", "two"], progress=False)
         collect(resnet(0), resnet(1), IMAGES[:4], progress=False)
-    with pytest.raises(KeyError, match=r"no module of kind 'relu' in Sequential.*kinds that it has: linear \(1\), all \(1\)"): layer_names(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(
+        KeyError,
+        match=r"no module of kind 'relu' in Sequential.*kinds that it has: linear \(1\), all \(1\)",
+    ):
+        layer_names(nn.Sequential(nn.Linear(2, 2)))
 
 
 def test_convolutions_in_one_dimension():
     "Channels of a convolution and of what follows it, features of a linear layer, though both have three axes."
-    model = lambda: nn.Sequential(nn.Conv1d(8, 5, 3), nn.ReLU(), nn.Conv1d(5, 7, 1), nn.BatchNorm1d(7), nn.GELU(), nn.Linear(6, 4), nn.ReLU())
+    model = lambda: nn.Sequential(
+        nn.Conv1d(8, 5, 3),
+        nn.ReLU(),
+        nn.Conv1d(5, 7, 1),
+        nn.BatchNorm1d(7),
+        nn.GELU(),
+        nn.Linear(6, 4),
+        nn.ReLU(),
+    )
     a, b, x = model(), model(), DIGITS[:50, 0]
     collected = collect(a, b, x, "all", progress=False)
-    assert collected.neurons == {"0": "channel", "1": "channel", "2": "channel", "3": "channel", "4": "channel", "5": "feature", "6": "feature"}
-    assert collected["1"].n_x == 5 and collected["1"].count == 50 * 6 and collected["6"].n_x == 4 and collected["6"].count == 50 * 7
+    assert collected.neurons == {
+        "0": "channel",
+        "1": "channel",
+        "2": "channel",
+        "3": "channel",
+        "4": "channel",
+        "5": "feature",
+        "6": "feature",
+    }
+    assert (
+        collected["1"].n_x == 5
+        and collected["1"].count == 50 * 6
+        and collected["6"].n_x == 4
+        and collected["6"].count == 50 * 7
+    )
     chosen = collect(a, b, x, ["1", "6"], neurons={"1": "feature", "6": "unit"}, progress=False)
-    assert chosen.neurons == {"1": "feature", "6": "unit"} and (chosen["1"].n_x, chosen["6"].n_x, chosen["6"].count) == (6, 28, 50)
-    with pytest.raises(ValueError, match="a neuron is one of unit, channel, feature, not 'pixel'"): collect(a, b, x, "all", neurons="pixel", progress=False)
+    assert chosen.neurons == {"1": "feature", "6": "unit"} and (
+        chosen["1"].n_x,
+        chosen["6"].n_x,
+        chosen["6"].count,
+    ) == (6, 28, 50)
+    with pytest.raises(ValueError, match="a neuron is one of unit, channel, feature, not 'pixel'"):
+        collect(a, b, x, "all", neurons="pixel", progress=False)
 
 
 def test_identical_neurons_are_remembered():
@@ -700,9 +1137,20 @@ def test_identical_neurons_are_remembered():
         net[0].weight[3], net[0].bias[3] = net[0].weight[1], net[0].bias[1]
         net[0].weight[4:6], net[0].bias[4:6] = 0, -1
     other, x = nn.Sequential(nn.Linear(64, 6), nn.ReLU()), DIGITS[:90].flatten(1)
-    assert collect(net, other, x, batch_size=30, progress=False)["1"].alike.tolist() == [0, 1, 2, 1, *range(4, 12)]
+    assert collect(net, other, x, batch_size=30, progress=False)["1"].alike.tolist() == [
+        0,
+        1,
+        2,
+        1,
+        *range(4, 12),
+    ]
     groups = torch.zeros(4, dtype=torch.int64)
-    for Z in (torch.tensor([[1., 1], [1, 1], [0, 0], [0, 0]]), torch.zeros(4, 2), torch.tensor([[0., 2], [0, 2], [1, 1], [0, 0]])): groups = layers_module._still_alike(groups, Z.double())
+    for Z in (
+        torch.tensor([[1.0, 1], [1, 1], [0, 0], [0, 0]]),
+        torch.zeros(4, 2),
+        torch.tensor([[0.0, 2], [0, 2], [1, 1], [0, 0]]),
+    ):
+        groups = sums.still_alike(groups, Z.double())
     assert groups.tolist() == [0, 0, 2, 3]
 
 
@@ -712,7 +1160,8 @@ def test_compiled_and_wrapped_models():
     compiled = torch.compile(small(0), backend="eager")
     compiled(DIGITS[:2])
     assert layer_names(compiled) == ["1", "3", "6"]
-    with capture(compiled, "relu") as outputs: compiled(DIGITS[:2])
+    with capture(compiled, "relu") as outputs:
+        compiled(DIGITS[:2])
     assert list(outputs) == ["1", "3", "6"]
     inner = small(1)
     inner[2] = torch.compile(inner[2], backend="eager")
@@ -723,8 +1172,13 @@ def test_compiled_and_wrapped_models():
 def test_autocast_and_mixed_precision():
     a, b = small(0), small(1)
     plain = collect(a, b, DIGITS[:60], progress=False)
-    with torch.autocast("cpu", torch.bfloat16): mixed = collect(a, b, DIGITS[:60], progress=False)
-    assert same(mixed, plain, 0.03) and not same(mixed, plain, 1e-5) and not torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = collect(a, b, DIGITS[:60], progress=False)
+    assert (
+        same(mixed, plain, 0.03)
+        and not same(mixed, plain, 1e-5)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def test_batches_of_another_size():
@@ -732,24 +1186,43 @@ def test_batches_of_another_size():
         def __init__(self):
             super().__init__()
             self.net = small()
-        def forward(self, x): return self.net(x[::2])
-    with pytest.raises(ValueError, match=r"layer '1 ~ net.1', batch 0: the samples differ: outputs of shape \(8, .* in the first network and \(4,"):
+
+        def forward(self, x):
+            return self.net(x[::2])
+
+    with pytest.raises(
+        ValueError,
+        match=r"layer '1 ~ net.1', batch 0: the samples differ: outputs of shape \(8, .* in the first network and \(4,",
+    ):
         collect(small(), Half(), DIGITS[:8], [("1", "net.1")], progress=False)
 
 
 def test_preprocessing_of_each_network():
     a, b = small(0), small(1)
-    halved = collect_all({"a": a, "b": b}, DIGITS[:40] * 2, progress=False, preprocess={"a": lambda x: x / 2, "b": lambda x: x / 2})["a", "b"]
+    halved = collect_all(
+        {"a": a, "b": b},
+        DIGITS[:40] * 2,
+        progress=False,
+        preprocess={"a": lambda x: x / 2, "b": lambda x: x / 2},
+    )["a", "b"]
     assert same(halved, collect(a, b, DIGITS[:40], progress=False))
-    assert same(collect(a, b, [(DIGITS[:40], 0)], progress=False, preprocess=lambda batch: batch[0]), halved)
+    assert same(
+        collect(a, b, [(DIGITS[:40], 0)], progress=False, preprocess=lambda batch: batch[0]), halved
+    )
 
 
 def test_models_that_are_none():
-    for models, error, match in ((small(), TypeError, "models must be a list"), ([small()], ValueError, "two networks or more, not 1"), ({"a": small(), "b": 3}, TypeError, "Module, not int")):
-        with pytest.raises(error, match=match): collect_all(models, DIGITS[:4], progress=False)
+    for models, error, match in (
+        (small(), TypeError, "models must be a list"),
+        ([small()], ValueError, "two networks or more, not 1"),
+        ({"a": small(), "b": 3}, TypeError, "Module, not int"),
+    ):
+        with pytest.raises(error, match=match):
+            collect_all(models, DIGITS[:4], progress=False)
 
 
 # real models
+
 
 def pair(make):
     nets = []
@@ -759,63 +1232,133 @@ def pair(make):
     return nets
 
 
-@pytest.mark.parametrize("make, layers, found, neuron, count", [
-    (lambda: resnet18(num_classes=10), "relu", 17, "channel", 8), (lambda: vgg16_bn(num_classes=10).features, "relu", 13, "channel", 8 * 4),
-    (lambda: vit_b_16(image_size=32, num_classes=10), ["encoder.layers.*.ln_2", "encoder.layers.encoder_layer_11.mlp.1"], 13, "feature", 8 * 5)], ids=["resnet18", "vgg16_bn", "vit_b_16"])
+@pytest.mark.parametrize(
+    "make, layers, found, neuron, count",
+    [
+        (lambda: resnet18(num_classes=10), "relu", 17, "channel", 8),
+        (lambda: vgg16_bn(num_classes=10).features, "relu", 13, "channel", 8 * 4),
+        (
+            lambda: vit_b_16(image_size=32, num_classes=10),
+            ["encoder.layers.*.ln_2", "encoder.layers.encoder_layer_11.mlp.1"],
+            13,
+            "feature",
+            8 * 5,
+        ),
+    ],
+    ids=["resnet18", "vgg16_bn", "vit_b_16"],
+)
 def test_torchvision(make, layers, found, neuron, count):
     "Layers all through a network, in one pass; the last is what a pass of one's own gives."
     nets = pair(make)
     collected = collect(*nets, IMAGES[:8], layers, batch_size=3, progress=False)
     last = list(collected)[-1]
-    assert len(collected) == found and set(collected.neurons.values()) == {neuron} and collected[last].count == count
-    with evaluating(*nets), capture(nets[0], [last]) as a, capture(nets[1], [last]) as b: nets[0](IMAGES[:8]), nets[1](IMAGES[:8])
-    assert same({last: collected[last]}, {last: Moments(as_matrix(a[last])[0], as_matrix(b[last])[0])}, 1e-4)
+    assert (
+        len(collected) == found
+        and set(collected.neurons.values()) == {neuron}
+        and collected[last].count == count
+    )
+    with evaluating(*nets), capture(nets[0], [last]) as a, capture(nets[1], [last]) as b:
+        nets[0](IMAGES[:8]), nets[1](IMAGES[:8])
+    assert same(
+        {last: collected[last]}, {last: Moments(as_matrix(a[last])[0], as_matrix(b[last])[0])}, 1e-4
+    )
 
 
 @needs_cifar
 def test_torchvision_images():
     "CIFAR-10 as anyone would read it: a folder of images, a transform, a loader."
     images = Subset(ImageFolder(CIFAR / "test", transforms.ToTensor()), range(0, 10_000, 100))
-    collected = collect(resnet(0), resnet(1), DataLoader(images, batch_size=32), ["relu", "layer4.1.relu"], progress=False)
-    assert collected["relu"].count == 100 * 16 * 16 and collected["layer4.1.relu:1"].count == 100 and min(collected["relu"].square) > 0
+    collected = collect(
+        resnet(0),
+        resnet(1),
+        DataLoader(images, batch_size=32),
+        ["relu", "layer4.1.relu"],
+        progress=False,
+    )
+    assert (
+        collected["relu"].count == 100 * 16 * 16
+        and collected["layer4.1.relu:1"].count == 100
+        and min(collected["relu"].square) > 0
+    )
 
 
 def test_torchvision_with_in_place_successors():
     "Batch-normalised VGG: the batch norm's outputs are rectified in place by the next module."
     nets = pair(lambda: make_layers(cfgs["D"], batch_norm=True)[:7])  # the first layers of vgg16_bn
     found = collect(*nets, IMAGES[:6], ["1", "2"], progress=False)
-    with evaluating(*nets), capture(nets[0], ["1"]) as a, capture(nets[1], ["1"]) as b: nets[0](IMAGES[:6]), nets[1](IMAGES[:6])
-    assert same({"1": found["1"]}, {"1": Moments(as_matrix(a["1"])[0], as_matrix(b["1"])[0])}) and (a["1"] < 0).any()
+    with evaluating(*nets), capture(nets[0], ["1"]) as a, capture(nets[1], ["1"]) as b:
+        nets[0](IMAGES[:6]), nets[1](IMAGES[:6])
+    assert (
+        same({"1": found["1"]}, {"1": Moments(as_matrix(a["1"])[0], as_matrix(b["1"])[0])})
+        and (a["1"] < 0).any()
+    )
     assert hooks(nets[0]) == hooks(nets[1]) == 0
 
 
 def test_torchvision_channels_last():
     "A Swin transformer has its features last, a ConvNeXt its channels first and in its blocks last."
     nets = pair(lambda: convnext_tiny(num_classes=10).features[:2])
-    collected = collect(*nets, IMAGES[:8], ["0.0", "1.0.block.0", "1.0.block.4", "1.0"], progress=False)
+    collected = collect(
+        *nets, IMAGES[:8], ["0.0", "1.0.block.0", "1.0.block.4", "1.0"], progress=False
+    )
     assert list(collected.neurons.values()) == ["channel", "channel", "feature", "channel"]
-    assert [m.n_x for m in collected.values()] == [96, 96, 384, 96] and {m.count for m in collected.values()} == {8 * 64}
+    assert [m.n_x for m in collected.values()] == [96, 96, 384, 96] and {
+        m.count for m in collected.values()
+    } == {8 * 64}
 
 
 def test_timm():
     timm = pytest.importorskip("timm", reason="no timm: pip install timm to test its models")
-    nets = pair(lambda: timm.create_model("resnet10t", num_classes=10)) + pair(lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=10))
+    nets = pair(lambda: timm.create_model("resnet10t", num_classes=10)) + pair(
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=10)
+    )
     collected = collect(*nets[:2], IMAGES[:8], progress=False)
-    assert len(collected) > 8 and set(collected.neurons.values()) == {"channel"} and collected["layer1.0.act1"].count == 8 * 64
-    mixed = collect(nets[0], nets[2], IMAGES[:8], [("layer2.0.act1", "blocks.1.mlp.act")], positions="mean", progress=False)
-    assert mixed.neurons == {"layer2.0.act1 ~ blocks.1.mlp.act": "channel ~ feature"} and mixed["layer2.0.act1 ~ blocks.1.mlp.act"].count == 8
+    assert (
+        len(collected) > 8
+        and set(collected.neurons.values()) == {"channel"}
+        and collected["layer1.0.act1"].count == 8 * 64
+    )
+    mixed = collect(
+        nets[0],
+        nets[2],
+        IMAGES[:8],
+        [("layer2.0.act1", "blocks.1.mlp.act")],
+        positions="mean",
+        progress=False,
+    )
+    assert (
+        mixed.neurons == {"layer2.0.act1 ~ blocks.1.mlp.act": "channel ~ feature"}
+        and mixed["layer2.0.act1 ~ blocks.1.mlp.act"].count == 8
+    )
 
 
 def test_transformers():
     "Dict batches with more than the model takes, outputs that are dataclasses, activations of the library's own classes."
-    transformers = pytest.importorskip("transformers", reason="no transformers: pip install transformers to test its models")
-    config = transformers.BertConfig(vocab_size=17, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=40, max_position_embeddings=64)
+    transformers = pytest.importorskip(
+        "transformers", reason="no transformers: pip install transformers to test its models"
+    )
+    config = transformers.BertConfig(
+        vocab_size=17,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=40,
+        max_position_embeddings=64,
+    )
     nets = pair(lambda: transformers.BertModel(config))
     tokens = (DIGITS[:30, 0].flatten(1) * 16).long()
-    data = [{"input_ids": t, "attention_mask": torch.ones_like(t), "digit": 3} for t in tokens.split(10)]
+    data = [
+        {"input_ids": t, "attention_mask": torch.ones_like(t), "digit": 3} for t in tokens.split(10)
+    ]
     collected = collect(*nets, data, progress=False)
-    assert list(collected) == [f"encoder.layer.{i}.intermediate.intermediate_act_fn" for i in (0, 1)] and set(collected.neurons.values()) == {"feature"}
+    assert list(collected) == [
+        f"encoder.layer.{i}.intermediate.intermediate_act_fn" for i in (0, 1)
+    ] and set(collected.neurons.values()) == {"feature"}
     assert all(m.count == 30 * 64 and m.n_x == 40 for m in collected.values())
     whole = collect(*nets, data, ["encoder"], progress=False)["encoder"]
-    with evaluating(*nets): X, Y = (torch.cat([net(input_ids=t).last_hidden_state for t in tokens.split(10)]) for net in nets)
+    with evaluating(*nets):
+        X, Y = (
+            torch.cat([net(input_ids=t).last_hidden_state for t in tokens.split(10)])
+            for net in nets
+        )
     assert same({"encoder": whole}, {"encoder": Moments(X.flatten(0, 1), Y.flatten(0, 1))}, 1e-4)

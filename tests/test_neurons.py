@@ -1,4 +1,5 @@
 """Residuals and moments against exact and extended arithmetic, whole files, and errors that name the culprit."""
+
 import math
 import warnings
 from fractions import Fraction
@@ -13,13 +14,17 @@ from exact import assert_bound_holds
 from instances import KINDS, MILD, exact_residual2, float_residual2, integer_layers, make
 from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.simple import is_unique, simple_matches
-from submatch_nb.neurons import Moments, SubmatchWarning, chance_epsilon, load_tensors, residuals, rounding, save_tensors, second_moments, unit, write_whole
+from submatch_nb.engine.files import load_tensors, save_tensors, write_whole
+from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.engine.moments import Moments, rounding, second_moments
+from submatch_nb.neurons import chance_epsilon, residuals, unit
 
 SEEDS = st.integers(0, 10**6)
-QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 
 
 # Residuals
+
 
 @QUIET
 @settings(max_examples=100)
@@ -27,8 +32,17 @@ QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning"
 def test_residuals_are_exact(layers):
     "Against rational arithmetic: a dependent neuron to 1e-14, not to the root of rounding; at any scale."
     X, Y = layers
-    expected = [exact_residual2(tuple(x.tolist()), tuple(map(tuple, Y.T.tolist()))) ** 0.5 if x.any() else math.nan for x in X.T]
-    for A, B in ((X, Y), (X * 1e-8, Y * 1e8), (-3 * X * 10.0 ** np.arange(X.shape[1]), Y * 10.0 ** -np.arange(Y.shape[1]))):
+    expected = [
+        exact_residual2(tuple(x.tolist()), tuple(map(tuple, Y.T.tolist()))) ** 0.5
+        if x.any()
+        else math.nan
+        for x in X.T
+    ]
+    for A, B in (
+        (X, Y),
+        (X * 1e-8, Y * 1e8),
+        (-3 * X * 10.0 ** np.arange(X.shape[1]), Y * 10.0 ** -np.arange(Y.shape[1])),
+    ):
         np.testing.assert_allclose(residuals(A, B), expected, atol=1e-14)
 
 
@@ -41,7 +55,9 @@ def test_residuals_of_hostile_instances(kind, seed):
     for A, B in ((X, Y), (Y, X)):
         got, live = residuals(A, B), A.any(0)
         expected = [float_residual2(z, list(B.T)) ** 0.5 for z in A.T]
-        np.testing.assert_allclose(got[live], np.array(expected)[live], atol=1e-13 if kind in MILD else 1e-5)
+        np.testing.assert_allclose(
+            got[live], np.array(expected)[live], atol=1e-13 if kind in MILD else 1e-5
+        )
         assert np.isnan(got[~live]).all() and got.dtype == np.float64 and got.shape == (A.shape[1],)
         assert ((got >= 0) & (got <= 1))[live].all()
         np.testing.assert_allclose(residuals(A, A)[live], 0, atol=1e-14)
@@ -53,9 +69,18 @@ def test_residuals_do_not_depend_on_scale_rotation_or_order(kind):
     X, Y = make(kind, 5)
     rng = np.random.default_rng(0)
     scale = lambda n: rng.choice([-1, 1], n) * 10 ** rng.uniform(-8, 8, n)
-    rotation, p, q = np.linalg.qr(rng.normal(size=(len(X),) * 2))[0], rng.permutation(X.shape[1]), rng.permutation(Y.shape[1])
+    rotation, p, q = (
+        np.linalg.qr(rng.normal(size=(len(X),) * 2))[0],
+        rng.permutation(X.shape[1]),
+        rng.permutation(Y.shape[1]),
+    )
     expected = residuals(X, Y)
-    for A, B, order in ((X * scale(X.shape[1]), Y * scale(Y.shape[1]), ...), (rotation @ X, rotation @ Y, ...), (X[:, p], Y[:, q], p), (X * 1e-200, Y * 1e200, ...)):
+    for A, B, order in (
+        (X * scale(X.shape[1]), Y * scale(Y.shape[1]), ...),
+        (rotation @ X, rotation @ Y, ...),
+        (X[:, p], Y[:, q], p),
+        (X * 1e-200, Y * 1e200, ...),
+    ):
         np.testing.assert_allclose(residuals(A, B), expected[order], atol=1e-12)
 
 
@@ -75,16 +100,23 @@ def test_pythagoras_by_hand():
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1, 1e200, 1e308])
 def test_unit_at_any_scale(scale):
-    Z = torch.tensor([[3.0, 0, 1], [4, 0, 0]], dtype=torch.float64) * torch.tensor([1, 1, scale], dtype=torch.float64)
+    Z = torch.tensor([[3.0, 0, 1], [4, 0, 0]], dtype=torch.float64) * torch.tensor(
+        [1, 1, scale], dtype=torch.float64
+    )
     np.testing.assert_allclose(unit(Z).norm(dim=0), [1, 0, 1], rtol=1e-15)
 
 
-@pytest.mark.filterwarnings("error::submatch_nb.neurons.SubmatchWarning")
+@pytest.mark.filterwarnings("error::submatch_nb.SubmatchWarning")
 def test_a_span_that_fills_the_space_warns():
     rng = np.random.default_rng(0)
-    with pytest.warns(SubmatchWarning, match=r"neurons of Y span all of R\^5.*5 samples.*more samples"): assert residuals(rng.normal(size=(5, 2)), rng.normal(size=(5, 6))).max() < 1e-14
+    with pytest.warns(
+        SubmatchWarning, match=r"neurons of Y span all of R\^5.*5 samples.*more samples"
+    ):
+        assert residuals(rng.normal(size=(5, 2)), rng.normal(size=(5, 6))).max() < 1e-14
     residuals(rng.normal(size=(5, 6)), rng.normal(size=(5, 4)))
-    residuals(rng.normal(size=(5, 2)), rng.normal(size=(5, 2)) @ rng.normal(size=(2, 9)))  # nine neurons, two dimensions
+    residuals(
+        rng.normal(size=(5, 2)), rng.normal(size=(5, 2)) @ rng.normal(size=(2, 9))
+    )  # nine neurons, two dimensions
 
 
 @pytest.mark.parametrize("d, n", [(400, 100), (1000, 500), (200, 199)])
@@ -97,12 +129,15 @@ def test_chance_is_what_random_neurons_have(d, n):
 
 @pytest.mark.parametrize("d, n", [(0, 3), (-1, 3), (5, -1)])
 def test_chance_of_nothing(d, n):
-    with pytest.raises(ValueError, match=rf"d = {d}, n = {n}"): chance_epsilon(d, n)
+    with pytest.raises(ValueError, match=rf"d = {d}, n = {n}"):
+        chance_epsilon(d, n)
 
 
 # Moments
 
-def columns(X, Y): return np.concatenate([X, Y], 1)
+
+def columns(X, Y):
+    return np.concatenate([X, Y], 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,14 +147,26 @@ def test_moments_are_within_their_own_bound(kind, seed):
     "Each inner product of unit neurons is off by at most `error`, against sums of exact fractions; also after adding parts."
     X, Y = (Z[:, :4] for Z in make(kind, seed))
     Z, cut = columns(X, Y), len(X) // 2
-    exact = [[sum(Fraction(a) * Fraction(b) for a, b in zip(Z[:, i].tolist(), Z[:, j].tolist())) for j in range(Z.shape[1])] for i in range(Z.shape[1])]
-    for moments in (Moments(X, Y), Moments(X[:cut], Y[:cut]) + Moments(X[cut:], Y[cut:]), Moments(X[:1], Y[:1]) + Moments(X[1:], Y[1:])):
+    exact = [
+        [
+            sum(Fraction(a) * Fraction(b) for a, b in zip(Z[:, i].tolist(), Z[:, j].tolist()))
+            for j in range(Z.shape[1])
+        ]
+        for i in range(Z.shape[1])
+    ]
+    for moments in (
+        Moments(X, Y),
+        Moments(X[:cut], Y[:cut]) + Moments(X[cut:], Y[cut:]),
+        Moments(X[:1], Y[:1]) + Moments(X[1:], Y[1:]),
+    ):
         assert moments.count == len(X) and 0 < moments.error < 1e-12
         for i in range(Z.shape[1]):
             for j in range(Z.shape[1]):
                 off = abs(Fraction(moments.gram[i, j].item()) - exact[i][j])
                 assert off**2 <= Fraction(moments.error) ** 2 * exact[i][i] * exact[j][j]
-        np.testing.assert_allclose(moments.sum, Z.sum(0), rtol=1e-12, atol=1e-12 * np.abs(Z).sum(0).max())
+        np.testing.assert_allclose(
+            moments.sum, Z.sum(0), rtol=1e-12, atol=1e-12 * np.abs(Z).sum(0).max()
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,8 +177,17 @@ def test_r_factors_are_within_their_own_bound(kind, seed):
     X, Y = (Z[:, :4] for Z in make(kind, seed))
     cut, rng = len(X) // 2, np.random.default_rng(seed)
     part = lambda rows: Moments(X[rows], Y[rows], root=True)
-    for moments in (part(slice(None)), part(slice(cut)) + part(slice(cut, None)), part(slice(1)) + part(slice(1, None))):
-        assert moments.route == "root" and moments.root.shape[0] <= moments.root.shape[1] and moments.error < 1e-12 and moments.skew < 1e-11
+    for moments in (
+        part(slice(None)),
+        part(slice(cut)) + part(slice(cut, None)),
+        part(slice(1)) + part(slice(1, None)),
+    ):
+        assert (
+            moments.route == "root"
+            and moments.root.shape[0] <= moments.root.shape[1]
+            and moments.error < 1e-12
+            and moments.skew < 1e-11
+        )
         assert_bound_holds(moments, columns(X, Y), rng)
 
 
@@ -140,13 +196,30 @@ def test_r_factors_in_files_and_sums(tmp_path):
     root, gram = Moments(X, Y, root=True), Moments(X, Y)
     root.save(tmp_path / "m.safetensors")
     again = Moments.load(tmp_path / "m.safetensors")
-    assert torch.equal(again.root, root.root) and (again.route, again.error, again.skew, again.count) == ("root", root.error, root.skew, root.count)
+    assert torch.equal(again.root, root.root) and (
+        again.route,
+        again.error,
+        again.skew,
+        again.count,
+    ) == ("root", root.error, root.skew, root.count)
     assert "R factor" in repr(again) and gram.route == "gram" and "R factor" not in repr(gram)
-    assert torch.allclose(root.gram, gram.gram) and torch.allclose(root.swap().gram, gram.swap().gram) and root.swap().root is not None
+    assert (
+        torch.allclose(root.gram, gram.gram)
+        and torch.allclose(root.swap().gram, gram.swap().gram)
+        and root.swap().root is not None
+    )
     assert (root + root).route == "root" and (root + gram).route == "gram" == (gram + root).route
-    for total in (root + gram, root.squared()): assert total.error > gram.error and torch.allclose(total.gram, gram.gram * (total.count // gram.count))
-    assert Moments(X * 0, Y, root=True).dead.x.tolist() == list(range(X.shape[1])) == (Moments(X * 0, Y, root=True) + Moments(X * 0, Y, root=True)).dead.x.tolist()
-    with pytest.raises(ValueError, match="too large or too small"): Moments(X * 1e200, Y, root=True)
+    for total in (root + gram, root.squared()):
+        assert total.error > gram.error and torch.allclose(
+            total.gram, gram.gram * (total.count // gram.count)
+        )
+    assert (
+        Moments(X * 0, Y, root=True).dead.x.tolist()
+        == list(range(X.shape[1]))
+        == (Moments(X * 0, Y, root=True) + Moments(X * 0, Y, root=True)).dead.x.tolist()
+    )
+    with pytest.raises(ValueError, match="too large or too small"):
+        Moments(X * 1e200, Y, root=True)
 
 
 def test_the_bound_grows_with_what_was_added():
@@ -164,15 +237,30 @@ def test_the_bound_holds_over_many_samples(d):
     Z = rng.normal(size=(d, 4)) + [0, 0, 3, 1e4]
     moments, wide = Moments(Z[:, :2], Z[:, 2:]), Z.astype(np.longdouble)
     exact = wide.T @ wide
-    off = np.abs(moments.gram.numpy() - exact) / np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
+    off = np.abs(moments.gram.numpy() - exact) / np.sqrt(
+        np.outer(exact.diagonal(), exact.diagonal())
+    )
     assert off.max() <= moments.error
 
 
 def test_a_sum_of_parts_is_exact_on_integers():
     X, Y = make("integer_ties", 3)
-    whole, parts = Moments(X, Y), sum((Moments(X[i:i + 2], Y[i:i + 2]) for i in range(2, len(X), 2)), Moments(X[:2], Y[:2]))
-    assert torch.equal(whole.gram, parts.gram) and torch.equal(whole.sum, parts.sum) and whole.count == parts.count
-    assert np.array_equal(whole.gram, columns(X, Y).T @ columns(X, Y)) and whole.gram.dtype == torch.float64
+    whole, parts = (
+        Moments(X, Y),
+        sum(
+            (Moments(X[i : i + 2], Y[i : i + 2]) for i in range(2, len(X), 2)),
+            Moments(X[:2], Y[:2]),
+        ),
+    )
+    assert (
+        torch.equal(whole.gram, parts.gram)
+        and torch.equal(whole.sum, parts.sum)
+        and whole.count == parts.count
+    )
+    assert (
+        np.array_equal(whole.gram, columns(X, Y).T @ columns(X, Y))
+        and whole.gram.dtype == torch.float64
+    )
 
 
 @pytest.mark.parametrize("root", [False, True])
@@ -183,12 +271,21 @@ def test_neurons_that_are_silent_in_a_part_stay_alike(root):
     X[:30, :3] = Y[60:, 4:] = 0  # silent together in the first part, or in the last
     X[:, 2], Y[:, 5] = X[:, 0], Y[:, 4]
     X[:, 4:] = 0
-    parts = [Moments(X[i:i + 30], Y[i:i + 30], root=root) for i in (0, 30, 60)]
+    parts = [Moments(X[i : i + 30], Y[i : i + 30], root=root) for i in (0, 30, 60)]
     whole = Moments(X, Y, root=root)
     assert whole.alike.tolist() == [0, 1, 0, 3, 4, 5, *range(6, 11), 10]
-    for added in (parts[0] + parts[1] + parts[2], parts[2] + (parts[1] + parts[0]), parts[0] + (parts[1] + parts[2])): assert torch.equal(added.alike, whole.alike)
+    for added in (
+        parts[0] + parts[1] + parts[2],
+        parts[2] + (parts[1] + parts[0]),
+        parts[0] + (parts[1] + parts[2]),
+    ):
+        assert torch.equal(added.alike, whole.alike)
     added = parts[0] + parts[1] + parts[2]
-    assert [len(side) for side in epsilon_profile(added).undecided(0.5)] == [0, 0] == [len(side) for side in epsilon_profile(whole).undecided(0.5)]
+    assert (
+        [len(side) for side in epsilon_profile(added).undecided(0.5)]
+        == [0, 0]
+        == [len(side) for side in epsilon_profile(whole).undecided(0.5)]
+    )
 
 
 def test_copies_behind_a_near_copy_are_found():
@@ -202,7 +299,9 @@ def test_swap_exchanges_the_networks():
     X, Y = make("unequal_widths", 1)
     a, b = Moments(X, Y).swap(), Moments(Y, X)
     np.testing.assert_allclose(a.gram, b.gram, rtol=1e-14)
-    assert (a.n_x, a.n_y, a.count, a.error) == (b.n_x, b.n_y, b.count, b.error) and torch.equal(a.sum, b.sum)
+    assert (a.n_x, a.n_y, a.count, a.error) == (b.n_x, b.n_y, b.count, b.error) and torch.equal(
+        a.sum, b.sum
+    )
     assert torch.equal(a.swap().gram, Moments(X, Y).gram)
 
 
@@ -217,33 +316,50 @@ def test_dead_neurons_are_named():
 
 def test_moments_of_other_neurons_cannot_be_added():
     X, Y = make("gaussian", 0)
-    with pytest.raises(ValueError, match=rf"Moments\({X.shape[1]} \+ {Y.shape[1]} neurons.*different neurons"): Moments(X, Y) + Moments(X, np.c_[Y, Y])
-    with pytest.raises(TypeError): Moments(X, Y) + 1
+    with pytest.raises(
+        ValueError, match=rf"Moments\({X.shape[1]} \+ {Y.shape[1]} neurons.*different neurons"
+    ):
+        Moments(X, Y) + Moments(X, np.c_[Y, Y])
+    with pytest.raises(TypeError):
+        Moments(X, Y) + 1
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200, 1e-160])
 def test_moments_of_numbers_that_cannot_be_squared(scale):
     "Also where squares are still there but have lost their digits."
     X, Y = make("gaussian", 0)
-    with pytest.raises(ValueError, match="too large or too small.*divide"): Moments(X * scale, Y)
+    with pytest.raises(ValueError, match="too large or too small.*divide"):
+        Moments(X * scale, Y)
 
 
 # Files
+
 
 def test_moments_come_back_from_a_file(tmp_path):
     X, Y = make("dead", 0)
     moments, path = Moments(X, Y), tmp_path / "new" / "m.safetensors"
     moments.save(path)
     again = Moments.load(path)
-    assert torch.equal(again.gram, moments.gram) and torch.equal(again.sum, moments.sum) and again.gram.dtype == torch.float64
-    assert (again.count, again.n_x, again.n_y, again.error) == (moments.count, moments.n_x, moments.n_y, moments.error)
+    assert (
+        torch.equal(again.gram, moments.gram)
+        and torch.equal(again.sum, moments.sum)
+        and again.gram.dtype == torch.float64
+    )
+    assert (again.count, again.n_x, again.n_y, again.error) == (
+        moments.count,
+        moments.n_x,
+        moments.n_y,
+        moments.error,
+    )
     assert [p.name for p in path.parent.iterdir()] == ["m.safetensors"]
     assert again.dead.x.tolist() == moments.dead.x.tolist()
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.safetensors"): Moments.load(tmp_path / "none.safetensors")
-    with pytest.raises(FileNotFoundError): Moments.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        Moments.load(tmp_path / "none.safetensors")
+    with pytest.raises(FileNotFoundError):
+        Moments.load(tmp_path)
 
 
 def test_every_cut_of_a_file_is_noticed(tmp_path):
@@ -252,38 +368,58 @@ def test_every_cut_of_a_file_is_noticed(tmp_path):
     whole = path.read_bytes()
     for size in (0, 1, 7, 8, 9, 50, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="m.safetensors is not a safetensors file, or is damaged or cut short"): Moments.load(path)
+        with pytest.raises(
+            ValueError, match="m.safetensors is not a safetensors file, or is damaged or cut short"
+        ):
+            Moments.load(path)
 
 
 def test_another_file(tmp_path):
     path = tmp_path / "m.safetensors"
     save_tensors(path, "comparison", {"gram": torch.eye(2)})
-    with pytest.raises(ValueError, match="holds comparison, not a submatch moments"): Moments.load(path)
+    with pytest.raises(ValueError, match="holds comparison, not a submatch moments"):
+        Moments.load(path)
     save_file({"weight": torch.eye(2)}, path)
-    with pytest.raises(ValueError, match="tensors of another program, not a submatch moments"): Moments.load(path)
+    with pytest.raises(ValueError, match="tensors of another program, not a submatch moments"):
+        Moments.load(path)
     path.write_text("a poem")
-    with pytest.raises(ValueError, match="not a safetensors file"): Moments.load(path)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        Moments.load(path)
 
 
 def test_tensors_and_values_come_back(tmp_path):
-    tensors = {"a": torch.arange(6).reshape(2, 3).T, "b": torch.ones(2, requires_grad=True), "c": np.eye(2)}
+    tensors = {
+        "a": torch.arange(6).reshape(2, 3).T,
+        "b": torch.ones(2, requires_grad=True),
+        "c": np.eye(2),
+    }
     save_tensors(tmp_path / "t", "thing", tensors, names=["r1", "r2"], epsilon=0.1, none=None)
     back, about = load_tensors(tmp_path / "t", "thing")
     assert about == {"names": ["r1", "r2"], "epsilon": 0.1, "none": None}
-    assert torch.equal(back["a"], tensors["a"]) and torch.equal(back["b"], torch.ones(2)) and back["c"].dtype == torch.float64
+    assert (
+        torch.equal(back["a"], tensors["a"])
+        and torch.equal(back["b"], torch.ones(2))
+        and back["c"].dtype == torch.float64
+    )
 
 
-class Interrupted(BaseException): pass
+class Interrupted(BaseException):
+    pass
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted, RuntimeError, OSError("disk full")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, Interrupted, RuntimeError, OSError("disk full")]
+)
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "m"
     path.write_text("old")
+
     def write(part):
         part.write_text("half")
         raise error
-    with pytest.raises(OSError if isinstance(error, OSError) else error): write_whole(path, write)
+
+    with pytest.raises(OSError if isinstance(error, OSError) else error):
+        write_whole(path, write)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -292,12 +428,14 @@ def test_a_path_that_cannot_be_written(tmp_path):
     blocker.write_text("old")
     taken.mkdir()
     for path in (blocker / "m", taken, "/proc/none/m", ""):
-        with pytest.raises(OSError, match=f"cannot write {path}"): moments.save(path)
+        with pytest.raises(OSError, match=f"cannot write {path}"):
+            moments.save(path)
     assert blocker.read_text() == "old" and not list(taken.iterdir())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
 # Bad input
+
 
 @pytest.mark.parametrize("f", [residuals, Moments])
 def test_bad_activations_name_the_culprit(f):
@@ -305,19 +443,45 @@ def test_bad_activations_name_the_culprit(f):
     for bad in (np.nan, np.inf, -np.inf):
         broken = X.copy()
         broken[[4, 2], [1, 5]] = bad
-        with pytest.raises(ValueError, match=rf"X: neuron 5 is {bad} at sample 2 \(2 such values in 2 of {X.shape[1]} neurons\)"): f(broken, Y)
-        with pytest.raises(ValueError, match="X: neuron 5"): f(torch.as_tensor(broken).half(), Y)
+        with pytest.raises(
+            ValueError,
+            match=rf"X: neuron 5 is {bad} at sample 2 \(2 such values in 2 of {X.shape[1]} neurons\)",
+        ):
+            f(broken, Y)
+        with pytest.raises(ValueError, match="X: neuron 5"):
+            f(torch.as_tensor(broken).half(), Y)
     both_signs = Y.copy()
     both_signs[0, :2] = np.inf, -np.inf
-    with pytest.raises(ValueError, match="Y: neuron 0 is inf at sample 0"): f(X, both_signs)
+    with pytest.raises(ValueError, match="Y: neuron 0 is inf at sample 0"):
+        f(X, both_signs)
     for A, B, error, says in (
-        (X, Y[1:], ValueError, "X has 60 samples and Y has 59"), (X[:0], Y[:0], ValueError, r"X has shape \(0, .*no samples"), (X, Y[:, :0], ValueError, r"Y has shape \(60, 0\).*no neurons"),
-        (X[:, 0], Y, ValueError, r"X has shape \(60,\).*two axes"), (X, Y[None], ValueError, r"Y has shape \(1, 60"), ([], Y, ValueError, "X has shape"),
-        (X, 0.3, TypeError, r"Y is 0.3.*keyword.*epsilon=0.3"), (X, None, TypeError, "Y is None"), ("X", Y, TypeError, "X is 'X'"), (X, np.float64(0.3), TypeError, "Y is "),
-        (X + 0j, Y, TypeError, "X holds complex128"), (X.astype(str), Y, TypeError, "X holds <U"), (torch.as_tensor(X) + 0j, Y, TypeError, "X holds torch.complex128"),
-        (X.astype(object), Y, TypeError, "X holds object"), (torch.as_tensor(X).to_sparse(), Y, TypeError, r"X is a sparse tensor: pass X.to_dense\(\)"), ([[1, 2], [3]], Y, TypeError, "X cannot be read as an array"),
-        (X, [torch.ones(2, requires_grad=True)] * 3, TypeError, "Y cannot be read as an array"), (X, np.ma.array(Y, mask=Y > 0), ValueError, "Y has masked values"), (X, torch.tensor(0.3), (TypeError, ValueError), r"Y ")):
-        with pytest.raises(error, match=says): f(A, B)
+        (X, Y[1:], ValueError, "X has 60 samples and Y has 59"),
+        (X[:0], Y[:0], ValueError, r"X has shape \(0, .*no samples"),
+        (X, Y[:, :0], ValueError, r"Y has shape \(60, 0\).*no neurons"),
+        (X[:, 0], Y, ValueError, r"X has shape \(60,\).*two axes"),
+        (X, Y[None], ValueError, r"Y has shape \(1, 60"),
+        ([], Y, ValueError, "X has shape"),
+        (X, 0.3, TypeError, r"Y is 0.3.*keyword.*epsilon=0.3"),
+        (X, None, TypeError, "Y is None"),
+        ("X", Y, TypeError, "X is 'X'"),
+        (X, np.float64(0.3), TypeError, "Y is "),
+        (X + 0j, Y, TypeError, "X holds complex128"),
+        (X.astype(str), Y, TypeError, "X holds <U"),
+        (torch.as_tensor(X) + 0j, Y, TypeError, "X holds torch.complex128"),
+        (X.astype(object), Y, TypeError, "X holds object"),
+        (
+            torch.as_tensor(X).to_sparse(),
+            Y,
+            TypeError,
+            r"X is a sparse tensor: pass X.to_dense\(\)",
+        ),
+        ([[1, 2], [3]], Y, TypeError, "X cannot be read as an array"),
+        (X, [torch.ones(2, requires_grad=True)] * 3, TypeError, "Y cannot be read as an array"),
+        (X, np.ma.array(Y, mask=Y > 0), ValueError, "Y has masked values"),
+        (X, torch.tensor(0.3), (TypeError, ValueError), r"Y "),
+    ):
+        with pytest.raises(error, match=says):
+            f(A, B)
 
 
 @QUIET
@@ -331,8 +495,31 @@ def test_largest_finite_numbers_are_no_infinities():
 ROWS = 2.0 * np.random.default_rng(0).integers(0, 8, (30, 4))
 
 
-@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "longdouble", ">f8", ">i4",
-                                  torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.int64, torch.uint8])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "float64",
+        "float32",
+        "float16",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "longdouble",
+        ">f8",
+        ">i4",
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int8,
+        torch.int64,
+        torch.uint8,
+    ],
+)
 def test_any_real_type(kind):
     X = torch.as_tensor(ROWS).to(kind) if isinstance(kind, torch.dtype) else ROWS.astype(kind)
     Y = ROWS[:, ::-1] + np.eye(30)[:, :4]
@@ -342,20 +529,38 @@ def test_any_real_type(kind):
 
 def test_booleans_count_as_0_and_1():
     B = ROWS > 6
-    for b in (B, torch.as_tensor(B)): np.testing.assert_array_equal(residuals(b, ROWS), residuals(B.astype(float), ROWS))
+    for b in (B, torch.as_tensor(B)):
+        np.testing.assert_array_equal(residuals(b, ROWS), residuals(B.astype(float), ROWS))
 
 
-@pytest.mark.parametrize("view", [
-    lambda Z: Z[::-1], lambda Z: Z[:, ::-1], lambda Z: np.asfortranarray(Z), lambda Z: np.repeat(Z, 3, 1)[:, ::3], lambda Z: Z.tolist(), lambda Z: torch.as_tensor(Z.T.copy()).T,
-    lambda Z: torch.tensor(Z, requires_grad=True), lambda Z: torch.tensor(Z, requires_grad=True) * 1, lambda Z: torch.as_tensor(Z).expand(30, 4), lambda Z: np.ma.asarray(Z)])
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda Z: Z[::-1],
+        lambda Z: Z[:, ::-1],
+        lambda Z: np.asfortranarray(Z),
+        lambda Z: np.repeat(Z, 3, 1)[:, ::3],
+        lambda Z: Z.tolist(),
+        lambda Z: torch.as_tensor(Z.T.copy()).T,
+        lambda Z: torch.tensor(Z, requires_grad=True),
+        lambda Z: torch.tensor(Z, requires_grad=True) * 1,
+        lambda Z: torch.as_tensor(Z).expand(30, 4),
+        lambda Z: np.ma.asarray(Z),
+    ],
+)
 def test_any_layout(view):
     Z = view(ROWS)
     plain = Z.detach().numpy() if torch.is_tensor(Z) else np.array(Z)
-    np.testing.assert_allclose(residuals(Z, ROWS + np.eye(30)[:, :4]), residuals(plain, ROWS + np.eye(30)[:, :4]), rtol=1e-13)
+    np.testing.assert_allclose(
+        residuals(Z, ROWS + np.eye(30)[:, :4]),
+        residuals(plain, ROWS + np.eye(30)[:, :4]),
+        rtol=1e-13,
+    )
     np.testing.assert_allclose(Moments(Z, Z).gram, plain_gram(plain), rtol=1e-13)
 
 
-def plain_gram(Z): return columns(Z, Z).T @ columns(Z, Z)
+def plain_gram(Z):
+    return columns(Z, Z).T @ columns(Z, Z)
 
 
 def test_read_only_arrays_pass_without_a_word(tmp_path):
@@ -364,7 +569,9 @@ def test_read_only_arrays_pass_without_a_word(tmp_path):
     Z = np.load(tmp_path / "z.npy", mmap_mode="r")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(residuals(Z, ROWS + np.eye(30)[:, :4]), residuals(ROWS, ROWS + np.eye(30)[:, :4]))
+        np.testing.assert_array_equal(
+            residuals(Z, ROWS + np.eye(30)[:, :4]), residuals(ROWS, ROWS + np.eye(30)[:, :4])
+        )
 
 
 def test_inputs_stay_as_they_were_and_are_not_shared():
@@ -374,7 +581,12 @@ def test_inputs_stay_as_they_were_and_are_not_shared():
     moments = Moments(X, Y)
     gram = moments.gram.clone()
     residuals(X, Y)
-    assert np.array_equal(X.detach(), ROWS) and np.array_equal(Y, before) and X.grad is None and not moments.gram.requires_grad
+    assert (
+        np.array_equal(X.detach(), ROWS)
+        and np.array_equal(Y, before)
+        and X.grad is None
+        and not moments.gram.requires_grad
+    )
     Y[:] = 0
     other = moments + Moments(X, before)
     assert torch.equal(moments.gram, gram) and torch.equal(other.gram, 2 * gram)
@@ -382,12 +594,20 @@ def test_inputs_stay_as_they_were_and_are_not_shared():
 
 # Warnings and files
 
+
 def test_warnings_point_at_the_line_that_asked():
     "Here, however deep in the package they arise."
     X, Y = np.random.default_rng(0).normal(size=(2, 5, 8))
-    for call in (lambda: residuals(X, Y), lambda: maximum_match(X, Y, 0.3), lambda: max_match_similarity(X, Y, 0.3), lambda: epsilon_profile(X, Y),
-                 lambda: simple_matches(X, Y, 0.3), lambda: is_unique(X, Y, ("x", 0), 0.3)):
-        with pytest.warns(SubmatchWarning, match=r"span all of R\^5") as caught: call()
+    for call in (
+        lambda: residuals(X, Y),
+        lambda: maximum_match(X, Y, 0.3),
+        lambda: max_match_similarity(X, Y, 0.3),
+        lambda: epsilon_profile(X, Y),
+        lambda: simple_matches(X, Y, 0.3),
+        lambda: is_unique(X, Y, ("x", 0), 0.3),
+    ):
+        with pytest.warns(SubmatchWarning, match=r"span all of R\^5") as caught:
+            call()
         assert {w.filename for w in caught} == {__file__}
 
 
@@ -399,7 +619,8 @@ def test_dead_neurons_do_not_lower_the_chance_level():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         maximum_match(X, Y, level - 0.01)
-    with pytest.warns(SubmatchWarning, match=f"chance level {level:.3f}"): maximum_match(X, Y, level)
+    with pytest.warns(SubmatchWarning, match=f"chance level {level:.3f}"):
+        maximum_match(X, Y, level)
 
 
 def test_files_have_the_mode_of_any_new_file(tmp_path):
@@ -408,11 +629,13 @@ def test_files_have_the_mode_of_any_new_file(tmp_path):
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("n, strip, chunk", [(1, 4, 4), (5, 2, 3), (6, 3, 4), (7, 100, 100), (8, 4, 1)])
+@pytest.mark.parametrize(
+    "n, strip, chunk", [(1, 4, 4), (5, 2, 3), (6, 3, 4), (7, 100, 100), (8, 4, 1)]
+)
 def test_second_moments_in_strips_and_chunks(n, strip, chunk, monkeypatch):
     "Whatever the sizes: every product of two neurons, both ways round, and a bound that grows with what is summed in a row."
-    monkeypatch.setattr("submatch_nb.neurons.STRIP", strip)
-    monkeypatch.setattr("submatch_nb.neurons.CHUNK", chunk)
+    monkeypatch.setattr("submatch_nb.engine.moments.STRIP", strip)
+    monkeypatch.setattr("submatch_nb.engine.moments.CHUNK", chunk)
     Z = torch.as_tensor(np.random.default_rng(n).normal(size=(9, n)))
     gram, error = second_moments(Z)
     assert torch.equal(gram, gram.T)

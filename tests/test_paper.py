@@ -1,4 +1,5 @@
 """The paper's experiments in small: a config from end to end, killed and continued, and what is wrong in a config, a folder, a network."""
+
 import json
 import shutil
 import signal
@@ -15,12 +16,31 @@ import torch
 from PIL import Image
 
 from submatch_nb.cli import main
-from submatch_nb.comparison import EPSILONS, Comparison, compare
+from submatch_nb.comparison import Comparison, compare
+from submatch_nb.engine.inputs import EPSILONS
 from submatch_nb.layers import Sampled
 from submatch_nb.networks import Images, build, load_checkpoint, load_data
-from submatch_nb.neurons import load_tensors
-from submatch_nb.paper import (Results, Run, accuracies, configs, figures, load_config, load_member, match_pair, plot_heat, plot_similarity, plot_simple, plot_width, renormalise, reproduce,
-                               settle_norms, simple_sizes, summary)
+from submatch_nb.engine.files import load_tensors
+from submatch_nb.engine.experiments import (
+    Results,
+    Run,
+    configs,
+    load_config,
+    load_member,
+    match_pair,
+    renormalise,
+    simple_sizes,
+)
+from submatch_nb.engine.reproducing import figures, reproduce
+from submatch_nb.engine.training import settle_norms
+from submatch_nb.paper import (
+    accuracies,
+    plot_heat,
+    plot_similarity,
+    plot_simple,
+    plot_width,
+    summary,
+)
 from submatch_nb.simple import simple_matches
 
 TOY = """
@@ -57,144 +77,267 @@ def straight(toy, tmp_path_factory):
 def kept(out):
     "What is in every file that must not depend on when a run was interrupted: all numbers, to the last bit."
     found = {}
-    for p in (p for folder in ("networks", "moments", "results") for p in (out / folder).iterdir() if p.name != "results.json"):
+    for p in (
+        p
+        for folder in ("networks", "moments", "results")
+        for p in (out / folder).iterdir()
+        if p.name != "results.json"
+    ):
         if p.suffix == ".safetensors":
-            tensors, about = load_tensors(p, "checkpoint" if p.parent.name == "networks" else "comparison")
-            found |= {(p.name, p.parent.name, name): (t.dtype, t.shape, bytes(t.numpy().data)) for name, t in tensors.items()}
-        else: about = json.loads(p.read_text())
+            tensors, about = load_tensors(
+                p, "checkpoint" if p.parent.name == "networks" else "comparison"
+            )
+            found |= {
+                (p.name, p.parent.name, name): (t.dtype, t.shape, bytes(t.numpy().data))
+                for name, t in tensors.items()
+            }
+        else:
+            about = json.loads(p.read_text())
         found[p.name, p.parent.name] = about
     return found
 
 
 # From end to end
 
+
 def test_every_stage_leaves_its_files(straight):
     stages = ("untrained", "epoch1", "epoch2", "trained")
     pairs = [f"seed{a}_seed{b}" for a, b in combinations(range(3), 2)]
-    names = sorted(f"digits-vgg-w0.5_{stage}_{pair}.safetensors" for stage in stages for pair in pairs)
+    names = sorted(
+        f"digits-vgg-w0.5_{stage}_{pair}.safetensors" for stage in stages for pair in pairs
+    )
     assert sorted(p.name for p in (straight / "moments").iterdir()) == names
     assert sorted(p.name for p in (straight / "results").glob("*.safetensors")) == names
     assert sorted(p.name for p in (straight / "figures").iterdir()) == sorted(
-        [f"digits-vgg-w0.5-{what}.png" for what in ("similarity", "profile", "simple-size", "simple-count", "training")] + ["similarities.csv"])
+        [
+            f"digits-vgg-w0.5-{what}.png"
+            for what in ("similarity", "profile", "simple-size", "simple-count", "training")
+        ]
+        + ["similarities.csv"]
+    )
 
 
 def test_results_are_what_compare_gives(straight):
     "Each kept profile against `compare` of the checkpoints, by the library's own route."
     results, images = Results(straight / "results"), load_data("digits", "test")
-    nets = [load_checkpoint(straight / f"networks/digits-vgg-w0.5-seed{s}.safetensors").model for s in range(3)]
+    nets = [
+        load_checkpoint(straight / f"networks/digits-vgg-w0.5-seed{s}.safetensors").model
+        for s in range(3)
+    ]
     for a, b in combinations(range(3), 2):
-        ours, plain = results.comparisons["digits-vgg-w0.5", "trained", (f"seed{a}", f"seed{b}")], compare(nets[a], nets[b], images, progress=False)
+        ours, plain = (
+            results.comparisons["digits-vgg-w0.5", "trained", (f"seed{a}", f"seed{b}")],
+            compare(nets[a], nets[b], images, progress=False),
+        )
         assert ours.layers == plain.layers and ours.neurons == plain.neurons and not ours.moments
         for layer in ours.layers:
-            for side in "xy": assert np.allclose(getattr(ours.profiles[layer], side), getattr(plain.profiles[layer], side), atol=1e-6)
+            for side in "xy":
+                assert np.allclose(
+                    getattr(ours.profiles[layer], side),
+                    getattr(plain.profiles[layer], side),
+                    atol=1e-6,
+                )
     untrained = [settle_norms(build("digits-vgg", seed=s, width=0.5), images) for s in (0, 2)]
     plain = compare(*untrained, images, progress=False)
-    for layer, p in results.comparisons["digits-vgg-w0.5", "untrained", ("seed0", "seed2")].profiles.items(): assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
+    for layer, p in results.comparisons[
+        "digits-vgg-w0.5", "untrained", ("seed0", "seed2")
+    ].profiles.items():
+        assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
 
 
 def test_untrained_networks_have_the_statistics_of_the_images(toy):
     "Batch norm of an untrained network, from one batch of all images; the same again, whatever was drawn before; the trained keep theirs, and a network without batch norm is as it was."
-    run, images = Run(load_config(toy), Path("nowhere"), "digits", "cpu"), load_data("digits", "test")
+    run, images = (
+        Run(load_config(toy), Path("nowhere"), "digits", "cpu"),
+        load_data("digits", "test"),
+    )
     net = load_member(run, run.config.networks[0], 1, "untrained")
     plain, (x, _) = build("digits-vgg", seed=1, width=0.5), images.batch(range(len(images)))
     first, values = net.conv1_1.norm, plain.conv1_1.conv(x).detach()
-    assert not net.training and first.running_mean.abs().min() > 0 and not plain.conv1_1.norm.running_mean.any()
-    assert torch.allclose(first.running_mean, values.mean((0, 2, 3)), atol=1e-6) and torch.allclose(first.running_var, values.var((0, 2, 3)), rtol=1e-4)
+    assert (
+        not net.training
+        and first.running_mean.abs().min() > 0
+        and not plain.conv1_1.norm.running_mean.any()
+    )
+    assert torch.allclose(first.running_mean, values.mean((0, 2, 3)), atol=1e-6) and torch.allclose(
+        first.running_var, values.var((0, 2, 3)), rtol=1e-4
+    )
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters()))
     normed = first(net.conv1_1.conv(x))
-    assert normed.mean((0, 2, 3)).abs().max() < 1e-4 and (normed.var((0, 2, 3)) - 1).abs().max() < 1e-2
+    assert (
+        normed.mean((0, 2, 3)).abs().max() < 1e-4 and (normed.var((0, 2, 3)) - 1).abs().max() < 1e-2
+    )
     torch.rand(5)
     again, state = load_member(run, run.config.networks[0], 1, "untrained"), torch.get_rng_state()
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values())
+    )
     mlp = build("digits-mlp")
     settled = settle_norms(build("digits-mlp"), images)
-    assert torch.equal(state, torch.get_rng_state()) and all(torch.equal(a, b) for a, b in zip(mlp.state_dict().values(), settled.state_dict().values()))
+    assert torch.equal(state, torch.get_rng_state()) and all(
+        torch.equal(a, b) for a, b in zip(mlp.state_dict().values(), settled.state_dict().values())
+    )
 
 
 def test_one_image_more_than_the_batches_hold():
     "501 images whose last layers have one position: a batch of one would have no variance."
-    images = Images(torch.randint(0, 255, (501, 3, 8, 8), dtype=torch.uint8), torch.zeros(501, dtype=torch.int64), ["one"], "501")
+    images = Images(
+        torch.randint(0, 255, (501, 3, 8, 8), dtype=torch.uint8),
+        torch.zeros(501, dtype=torch.int64),
+        ["one"],
+        "501",
+    )
     net = settle_norms(build("resnet18", 1, 0, 0.0625, images.shape), images)
-    assert all(t.isfinite().all() for t in net.state_dict().values()) and net.conv1.norm.num_batches_tracked == 2
+    assert (
+        all(t.isfinite().all() for t in net.state_dict().values())
+        and net.conv1.norm.num_batches_tracked == 2
+    )
 
 
 def test_stages_are_different_networks(straight):
     results = Results(straight / "results")
-    fc = [results.comparisons["digits-vgg-w0.5", stage, ("seed0", "seed1")].profiles["fc1.relu"].x for stage in ("untrained", "epoch 1", "epoch 2", "trained")]
+    fc = [
+        results.comparisons["digits-vgg-w0.5", stage, ("seed0", "seed1")].profiles["fc1.relu"].x
+        for stage in ("untrained", "epoch 1", "epoch 2", "trained")
+    ]
     assert all(not np.array_equal(a, b) for a, b in combinations(fc, 2))
     for epoch in (1, 2):
-        with pytest.warns(UserWarning, match=f"epoch {epoch} of 4"): load_checkpoint(straight / f"networks/digits-vgg-w0.5-seed1-epoch{epoch}.safetensors")
+        with pytest.warns(UserWarning, match=f"epoch {epoch} of 4"):
+            load_checkpoint(straight / f"networks/digits-vgg-w0.5-seed1-epoch{epoch}.safetensors")
 
 
 def test_simple_sizes_are_those_of_simple_matches(straight):
     results = Results(straight / "results")
     held = Comparison.load(straight / "moments/digits-vgg-w0.5_trained_seed0_seed1.safetensors")
     for layer, e in (("fc1.relu", 0.5), ("conv1_1.relu", 0.5), ("fc2.relu", 0.3)):
-        rows = results.simple.query("layer == @layer and epsilon == @e and pair == 'seed0 and seed1'")
+        rows = results.simple.query(
+            "layer == @layer and epsilon == @e and pair == 'seed0 and seed1'"
+        )
         plain = simple_matches(held.moments[layer], epsilon=e)
-        assert len(rows) == 2 and rows["count"].iloc[0] == len(plain) and rows.largest.iloc[0] == max(map(len, plain), default=0)
+        assert (
+            len(rows) == 2
+            and rows["count"].iloc[0] == len(plain)
+            and rows.largest.iloc[0] == max(map(len, plain), default=0)
+        )
         both = {m for m in simple_matches(held.moments[layer], epsilon=e, orders=2)}
         assert max(rows["count"]) <= len(both) <= sum(rows["count"])
     drawn = simple_sizes(held.moments["fc1.relu"], 0.5, 1, most=5)
     everything = simple_sizes(held.moments["fc1.relu"], 0.5, 1)
-    assert drawn["tried"] == 5 < drawn["matched"] == everything["matched"] == everything["tried"] and set(drawn["sizes"][0]) <= set(everything["sizes"][0])
+    assert drawn["tried"] == 5 < drawn["matched"] == everything["matched"] == everything[
+        "tried"
+    ] and set(drawn["sizes"][0]) <= set(everything["sizes"][0])
 
 
 def test_summary_is_mean_and_range_of_all_pairs(straight):
     results = Results(straight / "results")
     table = summary(results, "digits-vgg-w0.5")
     for layer in table.index:
-        values = [results.comparisons["digits-vgg-w0.5", "trained", pair].profiles[layer].similarity(0.5) for pair in results.pairs("digits-vgg-w0.5")]
-        assert len(values) == 3 and tuple(table.loc[layer, [("mean", 0.5), ("min", 0.5), ("max", 0.5)]]) == pytest.approx((np.mean(values), min(values), max(values)))
+        values = [
+            results.comparisons["digits-vgg-w0.5", "trained", pair].profiles[layer].similarity(0.5)
+            for pair in results.pairs("digits-vgg-w0.5")
+        ]
+        assert len(values) == 3 and tuple(
+            table.loc[layer, [("mean", 0.5), ("min", 0.5), ("max", 0.5)]]
+        ) == pytest.approx((np.mean(values), min(values), max(values)))
     assert list(table["mean"].columns) == list(EPSILONS)
-    with pytest.raises(ValueError, match="no pair of 'vgg16'"): summary(results, "vgg16")
+    with pytest.raises(ValueError, match="no pair of 'vgg16'"):
+        summary(results, "vgg16")
 
 
 def test_provenance(straight):
     about = json.loads((straight / "results/results.json").read_text())
-    assert about["data"]["train"]["fingerprint"] == load_data("digits", "train").fingerprint() and about["data"]["test"]["images"] == 360
-    assert about["versions"]["torch"] == version("torch") and [n["seed"] for n in about["networks"]] == [0, 1, 2]
-    for n in about["networks"]: assert n["test_accuracy"] == load_checkpoint(straight / f"networks/digits-vgg-w0.5-{n['member']}.safetensors").about["test_accuracy"]
-    assert all(about["seconds"][stage]["wall"] > 0 for stage in ("train", "collect", "match")) and str(straight) not in json.dumps(about) and str(Path.home()) not in json.dumps(about)
+    assert (
+        about["data"]["train"]["fingerprint"] == load_data("digits", "train").fingerprint()
+        and about["data"]["test"]["images"] == 360
+    )
+    assert about["versions"]["torch"] == version("torch") and [
+        n["seed"] for n in about["networks"]
+    ] == [0, 1, 2]
+    for n in about["networks"]:
+        assert (
+            n["test_accuracy"]
+            == load_checkpoint(
+                straight / f"networks/digits-vgg-w0.5-{n['member']}.safetensors"
+            ).about["test_accuracy"]
+        )
+    assert (
+        all(about["seconds"][stage]["wall"] > 0 for stage in ("train", "collect", "match"))
+        and str(straight) not in json.dumps(about)
+        and str(Path.home()) not in json.dumps(about)
+    )
 
 
 # Interrupted
 
+
 def test_killed_and_continued(toy, straight, tmp_path):
     "A real second process with two workers, ended by SIGKILL while it trains, and again while it collects; its workers go too, and the same command gives what the uninterrupted run gave."
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "submatch_nb", "reproduce", str(toy), "--out", str(out), "--workers", "2"]
-    for moment in ("networks/digits-vgg-w0.5-seed1-epoch1.safetensors", "moments/digits-vgg-w0.5_epoch1_seed0_seed2.safetensors"): killed_at(out / moment, command)
+    command = [
+        sys.executable,
+        "-m",
+        "submatch_nb",
+        "reproduce",
+        str(toy),
+        "--out",
+        str(out),
+        "--workers",
+        "2",
+    ]
+    for moment in (
+        "networks/digits-vgg-w0.5-seed1-epoch1.safetensors",
+        "moments/digits-vgg-w0.5_epoch1_seed0_seed2.safetensors",
+    ):
+        killed_at(out / moment, command)
     assert not (out / "results/results.json").exists()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    for path in out.rglob("*.part"): path.unlink()  # what was being written
+    for path in out.rglob("*.part"):
+        path.unlink()  # what was being written
     ours, theirs = kept(out), kept(straight)
     assert ours.keys() == theirs.keys() and [key for key in ours if ours[key] != theirs[key]] == []
     assert len(Results(out / "results").about["elapsed"]) == 3
 
+
 def killed_at(path, command):
     "Give the command, and kill it as soon as there is such a file."
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not path.exists() and run.poll() is None: time.sleep(0.02)
+    while not path.exists() and run.poll() is None:
+        time.sleep(0.02)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
     workers = children.read_text().split() if children.exists() else []
     run.send_signal(signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     for _ in range(200):
-        alive = [pid for pid in workers if Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"]
-        if not alive: return
+        alive = [
+            pid
+            for pid in workers
+            if Path(f"/proc/{pid}/stat").exists()
+            and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+        ]
+        if not alive:
+            return
         time.sleep(0.05)
     pytest.fail("workers outlive the process that started them")
 
 
 def test_nothing_is_made_twice(toy, straight, monkeypatch, capsys):
-    before = {p: p.stat().st_mtime_ns for folder in ("networks", "moments") for p in (straight / folder).iterdir()}
-    monkeypatch.setattr("submatch_nb.networks._epoch", lambda *args: pytest.fail("trained again"))
-    monkeypatch.setattr("submatch_nb.paper.collect_all", lambda *args, **kwargs: pytest.fail("collected again"))
-    monkeypatch.setattr("submatch_nb.paper.simple_sizes", lambda *args: pytest.fail("matched again"))
+    before = {
+        p: p.stat().st_mtime_ns
+        for folder in ("networks", "moments")
+        for p in (straight / folder).iterdir()
+    }
+    monkeypatch.setattr("submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "submatch_nb.engine.experiments.collect_all", lambda *args, **kwargs: pytest.fail("collected again")
+    )
+    monkeypatch.setattr(
+        "submatch_nb.engine.experiments.simple_sizes", lambda *args: pytest.fail("matched again")
+    )
     reproduce(toy, straight, workers=1)
-    assert before == {p: p.stat().st_mtime_ns for p in before} and "3 of 3" in capsys.readouterr().out
+    assert (
+        before == {p: p.stat().st_mtime_ns for p in before} and "3 of 3" in capsys.readouterr().out
+    )
 
 
 def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
@@ -215,56 +358,104 @@ def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
 
 # What is wrong
 
-@pytest.mark.parametrize("change, message", [
-    (('epochs = 4', 'epoch = 4'), "number 1 of toy.toml has no key 'epoch'.*did you mean 'epochs'"),
-    (('seeds =', 'seed ='), "toy.toml has no key 'seed'.*did you mean 'seeds'"),
-    (('"digits-vgg"', '"digits-vg"'), "no architecture 'digits-vg'.*did you mean 'digits-vgg'"),
-    (('"digits-vgg"', '"torchvision/resnet51"'), "torchvision has no classifier 'resnet51'.*did you mean 'resnet50'"),
-    (('epochs = 4', 'epochs = "four"'), "epochs is 'four'.*int"), (('epochs = 4', 'epochs = true'), "epochs is True"), (('[1, 2]', '[1, 4]'), "during holds 4.*1 to 3"),
-    (('"ramp"', '"cosine"'), "schedule is 'cosine': choose steps or ramp"), (('[0, 1, 2]', '[0, 0, 1]'), "seeds is"), (('[0, 1, 2]', '[0]'), "two or more"),
-    (('orders = 2', 'orders = 0'), "orders 1 or more"), (('width = 0.5', 'width = -1'), "above 0"),
-    (('architecture = "digits-vgg"', ''), "lacks the key 'architecture'"), (('[[networks]]', '[networks'), "not a TOML file"), (('width = 0.5', 'weights = ["a", "b"]'), "no epochs during"),
-    (('during = [1, 2]', 'weights = ["a", "b"]'), "with weights nothing is trained: leave out epochs, rate, schedule"), (('[[networks]]', '[networks]'), r"toy.toml: networks is no list of tables: write \[\[networks\]\]"),
-    (('orders = 2', 'epsilon = ["0.3"]'), "toy: epsilon is '0.3', not a number"),
-    (('orders = 2', 'epsilon = [0.3, 1.5]'), "toy: epsilon is 1.5")])
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            ("epochs = 4", "epoch = 4"),
+            "number 1 of toy.toml has no key 'epoch'.*did you mean 'epochs'",
+        ),
+        (("seeds =", "seed ="), "toy.toml has no key 'seed'.*did you mean 'seeds'"),
+        (('"digits-vgg"', '"digits-vg"'), "no architecture 'digits-vg'.*did you mean 'digits-vgg'"),
+        (
+            ('"digits-vgg"', '"torchvision/resnet51"'),
+            "torchvision has no classifier 'resnet51'.*did you mean 'resnet50'",
+        ),
+        (("epochs = 4", 'epochs = "four"'), "epochs is 'four'.*int"),
+        (("epochs = 4", "epochs = true"), "epochs is True"),
+        (("[1, 2]", "[1, 4]"), "during holds 4.*1 to 3"),
+        (('"ramp"', '"cosine"'), "schedule is 'cosine': choose steps or ramp"),
+        (("[0, 1, 2]", "[0, 0, 1]"), "seeds is"),
+        (("[0, 1, 2]", "[0]"), "two or more"),
+        (("orders = 2", "orders = 0"), "orders 1 or more"),
+        (("width = 0.5", "width = -1"), "above 0"),
+        (('architecture = "digits-vgg"', ""), "lacks the key 'architecture'"),
+        (("[[networks]]", "[networks"), "not a TOML file"),
+        (("width = 0.5", 'weights = ["a", "b"]'), "no epochs during"),
+        (
+            ("during = [1, 2]", 'weights = ["a", "b"]'),
+            "with weights nothing is trained: leave out epochs, rate, schedule",
+        ),
+        (
+            ("[[networks]]", "[networks]"),
+            r"toy.toml: networks is no list of tables: write \[\[networks\]\]",
+        ),
+        (("orders = 2", 'epsilon = ["0.3"]'), "toy: epsilon is '0.3', not a number"),
+        (("orders = 2", "epsilon = [0.3, 1.5]"), "toy: epsilon is 1.5"),
+    ],
+)
 def test_wrong_configs(change, message, tmp_path):
     path = tmp_path / "toy.toml"
     path.write_text(TOY.replace(*change))
     assert path.read_text() != TOY
-    with pytest.raises(ValueError, match=message): load_config(path)
+    with pytest.raises(ValueError, match=message):
+        load_config(path)
 
 
 def test_networks_that_are_no_tables(tmp_path):
     (tmp_path / "mine.toml").write_text('networks = ["digits-vgg"]')
-    with pytest.raises(ValueError, match=r"mine.toml: networks is no list of tables: write \[\[networks\]\]"): load_config(tmp_path / "mine.toml")
+    with pytest.raises(
+        ValueError, match=r"mine.toml: networks is no list of tables: write \[\[networks\]\]"
+    ):
+        load_config(tmp_path / "mine.toml")
 
 
 def test_any_epsilon(tmp_path):
     "Those that differ in the seventh digit are two, and are found again."
     path = tmp_path / "toy.toml"
-    path.write_text(TOY.replace("orders = 2", "orders = 1\nneurons = 2\nepsilon = [0.49999999, 0.3333333, 0.5]").replace("during = [1, 2]", "").replace("epochs = 4", "epochs = 0"))
+    path.write_text(
+        TOY.replace("orders = 2", "orders = 1\nneurons = 2\nepsilon = [0.49999999, 0.3333333, 0.5]")
+        .replace("during = [1, 2]", "")
+        .replace("epochs = 4", "epochs = 0")
+    )
     results = reproduce(path, tmp_path / "run", workers=1)
     counts = results.simple.groupby("epsilon").size()
-    assert list(counts.index) == [0.3333333, 0.49999999, 0.5] and counts.nunique() == 1 and counts.iloc[0] == 3 * 6
+    assert (
+        list(counts.index) == [0.3333333, 0.49999999, 0.5]
+        and counts.nunique() == 1
+        and counts.iloc[0] == 3 * 6
+    )
 
 
 def test_no_such_config(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no config 'laptob'.*did you mean 'laptop'"): load_config("laptob")
-    with pytest.raises(ValueError, match="paper-imagenet takes a folder of images.*--data"): reproduce("paper-imagenet", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no results in"): Results(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no config 'laptob'.*did you mean 'laptop'"):
+        load_config("laptob")
+    with pytest.raises(ValueError, match="paper-imagenet takes a folder of images.*--data"):
+        reproduce("paper-imagenet", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no results in"):
+        Results(tmp_path)
 
 
 def test_folder_of_another_config(straight, toy, tmp_path):
     before = kept(straight)
     other = tmp_path / "toy.toml"
     other.write_text(TOY.replace("epochs = 4", "epochs = 5"))
-    with pytest.raises(ValueError, match=r"holds results of another config \(config.networks.0.epochs: 4, not 5\): choose another folder"): reproduce(other, straight, workers=1)
+    with pytest.raises(
+        ValueError,
+        match=r"holds results of another config \(config.networks.0.epochs: 4, not 5\): choose another folder",
+    ):
+        reproduce(other, straight, workers=1)
     other.write_text(TOY.replace('about = "a test"', 'about = "other words"'))
     for split in ("train", "test"):
         for label in "01":
             (tmp_path / "images" / split / label).mkdir(parents=True)
-            for i in range(4): Image.new("RGB", (8, 8), (int(label) * 200, i, 0)).save(tmp_path / "images" / split / label / f"{i}.png")
-    with pytest.raises(ValueError, match="another config .data.train: "): reproduce(other, straight, tmp_path / "images", workers=1)
+            for i in range(4):
+                Image.new("RGB", (8, 8), (int(label) * 200, i, 0)).save(
+                    tmp_path / "images" / split / label / f"{i}.png"
+                )
+    with pytest.raises(ValueError, match="another config .data.train: "):
+        reproduce(other, straight, tmp_path / "images", workers=1)
     reproduce(other, straight, workers=1)  # words do not matter
     assert kept(straight) == before
 
@@ -273,19 +464,28 @@ def test_lost_checkpoint_is_named(toy, straight, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(straight, out)
     (out / "networks/digits-vgg-w0.5-seed1-epoch2.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="seed1-epoch2.safetensors is gone.*delete .*seed1.safetensors"): reproduce(toy, out, workers=1)
+    with pytest.raises(
+        FileNotFoundError, match="seed1-epoch2.safetensors is gone.*delete .*seed1.safetensors"
+    ):
+        reproduce(toy, out, workers=1)
 
 
 def test_diverged_seed_is_named_and_left_out(toy, tmp_path, monkeypatch, capsys):
-    from submatch_nb import networks
+    from submatch_nb.engine import training as networks
+
     plain = networks._epoch
+
     def epoch(model, optimizer, images, recipe, seed, number, bar):
         if seed == 1 and number == 2:
-            with torch.no_grad(): next(model.parameters()).fill_(float("nan"))
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
         return plain(model, optimizer, images, recipe, seed, number, bar)
+
     monkeypatch.setattr(networks, "_epoch", epoch)
     results = reproduce(toy, tmp_path, workers=1)
-    assert results.pairs("digits-vgg-w0.5") == [("seed0", "seed2")] and set(results.similarities.pair) == {"seed0 and seed2"}
+    assert results.pairs("digits-vgg-w0.5") == [("seed0", "seed2")] and set(
+        results.similarities.pair
+    ) == {"seed0 and seed2"}
     row = accuracies(results).loc["digits-vgg-w0.5"]
     assert (row["networks"], row["diverged"], row["pairs"]) == ("2 of 3", "seed1", 1)
     said = capsys.readouterr().out
@@ -294,37 +494,67 @@ def test_diverged_seed_is_named_and_left_out(toy, tmp_path, monkeypatch, capsys)
 
 
 def test_only_one_left(toy, tmp_path, monkeypatch):
-    from submatch_nb import networks
+    from submatch_nb.engine import training as networks
+
     plain = networks._epoch
+
     def epoch(model, optimizer, images, recipe, seed, number, bar):
-        if seed: raise FloatingPointError("training diverged")
+        if seed:
+            raise FloatingPointError("training diverged")
         return plain(model, optimizer, images, recipe, seed, number, bar)
+
     monkeypatch.setattr(networks, "_epoch", epoch)
     results = reproduce(toy, tmp_path, workers=1)
-    assert accuracies(results).loc["digits-vgg-w0.5", "networks"] == "1 of 3" and not results.comparisons and not list(figures(results))
+    assert (
+        accuracies(results).loc["digits-vgg-w0.5", "networks"] == "1 of 3"
+        and not results.comparisons
+        and not list(figures(results))
+    )
 
 
 # Samples
 
+
 def test_samples_are_drawn_where_a_layer_has_more(toy, tmp_path):
     path = tmp_path / "toy.toml"
-    path.write_text(TOY.replace("orders = 2", "orders = 1\nsamples = 400").replace("during = [1, 2]", "").replace("epochs = 4", "epochs = 0"))
+    path.write_text(
+        TOY.replace("orders = 2", "orders = 1\nsamples = 400")
+        .replace("during = [1, 2]", "")
+        .replace("epochs = 4", "epochs = 0")
+    )
     results = reproduce(path, tmp_path / "run", workers=1)
     compared = results.comparisons["digits-vgg-w0.5", "trained", ("seed0", "seed1")]
-    assert compared.counts == {"conv1_1.relu": 400, "conv1_2.relu": 400, "conv2_1.relu": 400, "conv2_2.relu": 400, "fc1.relu": 360, "fc2.relu": 360}
-    nets = [load_checkpoint(tmp_path / f"run/networks/digits-vgg-w0.5-seed{s}.safetensors").model for s in (0, 1)]
-    again = compare(*nets, load_data("digits", "test"), positions=Sampled(400, draws=1), progress=False)  # the same samples give the same
-    for layer in compared.layers: assert np.allclose(compared.profiles[layer].x, again.profiles[layer].x, rtol=0, atol=1e-9)
+    assert compared.counts == {
+        "conv1_1.relu": 400,
+        "conv1_2.relu": 400,
+        "conv2_1.relu": 400,
+        "conv2_2.relu": 400,
+        "fc1.relu": 360,
+        "fc2.relu": 360,
+    }
+    nets = [
+        load_checkpoint(tmp_path / f"run/networks/digits-vgg-w0.5-seed{s}.safetensors").model
+        for s in (0, 1)
+    ]
+    again = compare(
+        *nets, load_data("digits", "test"), positions=Sampled(400, draws=1), progress=False
+    )  # the same samples give the same
+    for layer in compared.layers:
+        assert np.allclose(compared.profiles[layer].x, again.profiles[layer].x, rtol=0, atol=1e-9)
 
 
 # Weights of others
+
 
 def photographs(folder, n=6):
     "A folder as ImageNet's, with very few images."
     rng = np.random.default_rng(0)
     for label in ("n01440764", "n01443537"):
         (folder / "val" / label).mkdir(parents=True)
-        for i in range(n): Image.fromarray(rng.integers(0, 255, (80, 100, 3), np.uint8)).save(folder / "val" / label / f"{i}.JPEG")
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 255, (80, 100, 3), np.uint8)).save(
+                folder / "val" / label / f"{i}.JPEG"
+            )
 
 
 @pytest.mark.filterwarnings("ignore:layer .* span all of")
@@ -332,49 +562,100 @@ def test_weights_of_others(tmp_path):
     "The route of paper-imagenet: a folder of larger images, torchvision's architectures, weights from files."
     photographs(tmp_path / "imagenet")
     for name in ("squeezenet1_1", "resnet18"):
-        for seed in (5, 6): torch.save(build(f"torchvision/{name}", 1000, seed).state_dict(), tmp_path / f"{name}-{seed}.pth")
+        for seed in (5, 6):
+            torch.save(
+                build(f"torchvision/{name}", 1000, seed).state_dict(),
+                tmp_path / f"{name}-{seed}.pth",
+            )
     config = tmp_path / "others.toml"
-    config.write_text("samples = 50\nneurons = 2\nepsilon = [0.3]\n" + "".join(
-        f'[[networks]]\narchitecture = "torchvision/{name}"\nweights = {json.dumps([str(tmp_path / f"{name}-{seed}.pth") for seed in (5, 6)])}\nlayers = "{layers}"\n'
-        for name, layers in (("squeezenet1_1", "features.3"), ("resnet18", "layer4"))))
+    config.write_text(
+        "samples = 50\nneurons = 2\nepsilon = [0.3]\n"
+        + "".join(
+            f'[[networks]]\narchitecture = "torchvision/{name}"\nweights = {json.dumps([str(tmp_path / f"{name}-{seed}.pth") for seed in (5, 6)])}\nlayers = "{layers}"\n'
+            for name, layers in (("squeezenet1_1", "features.3"), ("resnet18", "layer4"))
+        )
+    )
     results = reproduce(config, tmp_path / "run", tmp_path / "imagenet", workers=1)
-    squeezed, resnet = (results.comparisons[f"torchvision-{name}", "trained", (f"{name}-5", f"{name}-6")] for name in ("squeezenet1_1", "resnet18"))
-    assert squeezed.layers == [f"features.3.{part}_activation" for part in ("squeeze", "expand1x1", "expand3x3")] and resnet.layers == ["layer4.0.relu", "layer4.0.relu:1", "layer4.1.relu", "layer4.1.relu:1"]
-    assert squeezed.counts["features.3.squeeze_activation"] == 50 and results.about["data"]["test"]["images"] == 12 and "train" not in results.about["data"]
+    squeezed, resnet = (
+        results.comparisons[f"torchvision-{name}", "trained", (f"{name}-5", f"{name}-6")]
+        for name in ("squeezenet1_1", "resnet18")
+    )
+    assert squeezed.layers == [
+        f"features.3.{part}_activation" for part in ("squeeze", "expand1x1", "expand3x3")
+    ] and resnet.layers == ["layer4.0.relu", "layer4.0.relu:1", "layer4.1.relu", "layer4.1.relu:1"]
+    assert (
+        squeezed.counts["features.3.squeeze_activation"] == 50
+        and results.about["data"]["test"]["images"] == 12
+        and "train" not in results.about["data"]
+    )
     images = load_data(tmp_path / "imagenet", "test")
-    plain = compare(*(build("torchvision/resnet18", 1000, seed) for seed in (5, 6)), images, ["layer4.1.relu"], progress=False)
-    assert plain.counts["layer4.1.relu"] == 12 * 49 and not np.array_equal(plain.profiles["layer4.1.relu"].x, resnet.profiles["layer4.1.relu"].x)  # all positions, not 50 of them
+    plain = compare(
+        *(build("torchvision/resnet18", 1000, seed) for seed in (5, 6)),
+        images,
+        ["layer4.1.relu"],
+        progress=False,
+    )
+    assert plain.counts["layer4.1.relu"] == 12 * 49 and not np.array_equal(
+        plain.profiles["layer4.1.relu"].x, resnet.profiles["layer4.1.relu"].x
+    )  # all positions, not 50 of them
     with pytest.raises(ValueError, match="has no ReLU inside 'layer9'"):
         config.write_text(config.read_text().replace('"layer4"', '"layer9"'))
         reproduce(config, tmp_path / "other", tmp_path / "imagenet", workers=1)
-    with pytest.raises(ValueError, match="resnet50 has no weights, and there is no file, 'IMAGENET1K_V3' .did you mean 'IMAGENET1K_V[12]'"):
-        config.write_text('[[networks]]\narchitecture = "torchvision/resnet50"\nweights = ["IMAGENET1K_V3", "IMAGENET1K_V4"]')
+    with pytest.raises(
+        ValueError,
+        match="resnet50 has no weights, and there is no file, 'IMAGENET1K_V3' .did you mean 'IMAGENET1K_V[12]'",
+    ):
+        config.write_text(
+            '[[networks]]\narchitecture = "torchvision/resnet50"\nweights = ["IMAGENET1K_V3", "IMAGENET1K_V4"]'
+        )
         reproduce(config, tmp_path / "third", tmp_path / "imagenet", workers=1)
 
 
 def test_weights_for_our_own_architectures(tmp_path):
     "Width, classes and shape are those of the config and the images; what does not fit, or is none, is named; and a file that was written anew is noticed."
-    for seed in (5, 6): torch.save(build("digits-mlp", 10, seed, 0.25).state_dict(), tmp_path / f"mlp-{seed}.pth")
+    for seed in (5, 6):
+        torch.save(build("digits-mlp", 10, seed, 0.25).state_dict(), tmp_path / f"mlp-{seed}.pth")
     config, out = tmp_path / "own.toml", tmp_path / "run"
+
     def write(architecture="digits-mlp", width=0.25, names=("mlp-5.pth", "mlp-6.pth")):
-        config.write_text(f'data = "digits"\n[[networks]]\narchitecture = "{architecture}"\nwidth = {width}\nweights = {json.dumps([str(tmp_path / name) for name in names])}')
+        config.write_text(
+            f'data = "digits"\n[[networks]]\narchitecture = "{architecture}"\nwidth = {width}\nweights = {json.dumps([str(tmp_path / name) for name in names])}'
+        )
+
     write()
     results, images = reproduce(config, out, workers=1), load_data("digits", "test")
-    plain = compare(*(build("digits-mlp", 10, seed, 0.25) for seed in (5, 6)), images, progress=False)
-    for layer, p in results.comparisons["digits-mlp-w0.25", "trained", ("mlp-5", "mlp-6")].profiles.items(): assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
+    plain = compare(
+        *(build("digits-mlp", 10, seed, 0.25) for seed in (5, 6)), images, progress=False
+    )
+    for layer, p in results.comparisons[
+        "digits-mlp-w0.25", "trained", ("mlp-5", "mlp-6")
+    ].profiles.items():
+        assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
     assert 0 <= accuracies(results)["lowest accuracy"].iloc[0] < 0.5
 
     write(width=0.5)
-    with pytest.raises(ValueError, match="mlp-5.pth does not fit digits-mlp .*size mismatch.*give the architecture, width and images"): reproduce(config, tmp_path / "other", workers=1)
+    with pytest.raises(
+        ValueError,
+        match="mlp-5.pth does not fit digits-mlp .*size mismatch.*give the architecture, width and images",
+    ):
+        reproduce(config, tmp_path / "other", workers=1)
     (tmp_path / "junk.pth").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
-    for name, message in (("junk.pth", "junk.pth holds no weights"), ("list.pth", "list.pth does not fit digits-mlp")):
+    for name, message in (
+        ("junk.pth", "junk.pth holds no weights"),
+        ("list.pth", "list.pth does not fit digits-mlp"),
+    ):
         write(names=(name, "mlp-6.pth"))
-        with pytest.raises(ValueError, match=message): reproduce(config, tmp_path / name.replace(".", "-"), workers=1)
+        with pytest.raises(ValueError, match=message):
+            reproduce(config, tmp_path / name.replace(".", "-"), workers=1)
 
     write()
     torch.save(build("digits-mlp", 10, 7, 0.25).state_dict(), tmp_path / "mlp-6.pth")
-    with pytest.raises(ValueError, match="another config .weights..*mlp-6.pth: [0-9a-f]{16}, not [0-9a-f]{16}.: choose another folder"): reproduce(config, out, workers=1)
+    with pytest.raises(
+        ValueError,
+        match="another config .weights..*mlp-6.pth: [0-9a-f]{16}, not [0-9a-f]{16}.: choose another folder",
+    ):
+        reproduce(config, out, workers=1)
     mark = json.loads((out / "config.json").read_text())
     del mark["weights"]
     (out / "config.json").write_text(json.dumps(mark))
@@ -383,43 +664,81 @@ def test_weights_for_our_own_architectures(tmp_path):
 
 def test_images_are_normalised_as_the_weights_want():
     x = torch.rand(2, 3, 4, 4)
-    given = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-    wanted = (x - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.1, 0.2, 0.3])[:, None, None]
-    assert torch.allclose(renormalise((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))(None, (given,))[0], wanted, atol=1e-5)
+    given = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
+    wanted = (x - torch.tensor([0.5, 0.4, 0.3])[:, None, None]) / torch.tensor([0.1, 0.2, 0.3])[
+        :, None, None
+    ]
+    assert torch.allclose(
+        renormalise((0.5, 0.4, 0.3), (0.1, 0.2, 0.3))(None, (given,))[0], wanted, atol=1e-5
+    )
 
 
 # The configs that come with the package
+
 
 def test_configs_are_what_they_say():
     assert configs() == ["digits", "laptop", "paper-cifar", "paper-imagenet", "width"]
     loaded = {name: load_config(name) for name in configs()}
     assert all(c.epsilon == EPSILONS and c.about and c.name == name for name, c in loaded.items())
     paper = loaded["paper-cifar"]
-    assert {"vgg11", "vgg13", "vgg16", "vgg19", "resnet18", "resnet20", "resnet56"} <= {e.architecture for e in paper.networks} and paper.seeds == (0, 1, 2)
-    for e in paper.networks: assert (e.recipe.epochs, e.recipe.batch, e.recipe.decay, e.recipe.schedule, e.width) == (160, 128, 5e-4, "steps", 1)
+    assert {"vgg11", "vgg13", "vgg16", "vgg19", "resnet18", "resnet20", "resnet56"} <= {
+        e.architecture for e in paper.networks
+    } and paper.seeds == (0, 1, 2)
+    for e in paper.networks:
+        assert (e.recipe.epochs, e.recipe.batch, e.recipe.decay, e.recipe.schedule, e.width) == (
+            160,
+            128,
+            5e-4,
+            "steps",
+            1,
+        )
     assert {e.recipe.rate for e in paper.networks if e.architecture == "vgg16"} == {0.05}
-    assert {(e.architecture, e.width) for e in loaded["laptop"].networks} == {("vgg16_bn", 0.25), ("resnet18", 0.25)}
+    assert {(e.architecture, e.width) for e in loaded["laptop"].networks} == {
+        ("vgg16_bn", 0.25),
+        ("resnet18", 0.25),
+    }
     assert all(len(e.weights) == 2 and not e.during for e in loaded["paper-imagenet"].networks)
-    assert len({e.width for e in loaded["width"].networks}) == 3 and len({e.architecture for e in loaded["width"].networks}) == 1
+    assert (
+        len({e.width for e in loaded["width"].networks}) == 3
+        and len({e.architecture for e in loaded["width"].networks}) == 1
+    )
 
 
 def test_widths_that_have_pairs_are_drawn(tmp_path, monkeypatch):
     "Every width; or, where one has lost all networks but one, the others, and it is named."
     path = tmp_path / "width.toml"
-    path.write_text('data = "digits"\nseeds = [0, 1]\nepsilon = [0.3, 0.5]\n' + "".join(f'[[networks]]\narchitecture = "digits-mlp"\nepochs = 1\nwidth = {w}\n' for w in (0.25, 0.5)))
+    path.write_text(
+        'data = "digits"\nseeds = [0, 1]\nepsilon = [0.3, 0.5]\n'
+        + "".join(
+            f'[[networks]]\narchitecture = "digits-mlp"\nepochs = 1\nwidth = {w}\n'
+            for w in (0.25, 0.5)
+        )
+    )
     results = reproduce(path, tmp_path / "run", workers=1)
     assert "width" in [p.stem for p in (tmp_path / "run/figures").iterdir()]
+
     def drawn():
         (ax,) = dict(figures(results))["width"].axes
         return [text.get_text() for text in ax.get_legend().get_texts()], ax.get_title("left")
+
     assert drawn()[0] == ["width 0.25", "width 0.5"] and "no pair" not in drawn()[1]
-    monkeypatch.setattr(Results, "pairs", lambda self, label, plain=Results.pairs: [] if label.endswith("0.25") else plain(self, label))
+    monkeypatch.setattr(
+        Results,
+        "pairs",
+        lambda self, label, plain=Results.pairs: (
+            [] if label.endswith("0.25") else plain(self, label)
+        ),
+    )
     assert drawn()[0] == ["width 0.5"] and drawn()[1].endswith("no pair of digits-mlp-w0.25")
 
 
 # The figures of the paper's question
 
-def stored(): return Results(Path(__file__).parents[1] / "nbs/results/laptop")
+
+def stored():
+    return Results(Path(__file__).parents[1] / "nbs/results/laptop")
 
 
 def test_figures_say_what_is_dashed_and_what_chance_gives():
@@ -428,24 +747,40 @@ def test_figures_say_what_is_dashed_and_what_chance_gives():
         (ax,) = plot_similarity(results, label).axes
         chance = results.similarities.query("network == @label").chance.min()
         said = float(ax.get_title("left").split("chance alone: 0 below ε = ")[1])
-        assert 0 <= chance - said < 0.001 and ax.get_legend().get_texts()[-1].get_text() == "untrained" and ax.get_legend().get_lines()[-1].get_linestyle() == "--"
+        assert (
+            0 <= chance - said < 0.001
+            and ax.get_legend().get_texts()[-1].get_text() == "untrained"
+            and ax.get_legend().get_lines()[-1].get_linestyle() == "--"
+        )
         bands = [c.get_paths()[0].vertices[:, 1] for c in ax.collections]
-        assert len(bands) == 2 * len(EPSILONS) and bands[-1].max() == summary(results, label, "untrained")["max"][0.5].max()
+        assert (
+            len(bands) == 2 * len(EPSILONS)
+            and bands[-1].max() == summary(results, label, "untrained")["max"][0.5].max()
+        )
 
 
 def test_bars_reach_from_the_lowest_order_to_the_highest():
     results = stored()
-    rows = results.simple.query("network == 'vgg16_bn-w0.25' and layer == 'fc2.relu' and epsilon == 0.25 and matched > 0")
+    rows = results.simple.query(
+        "network == 'vgg16_bn-w0.25' and layer == 'fc2.relu' and epsilon == 0.25 and matched > 0"
+    )
     by_pair = rows.groupby("pair")[["size", "count"]].agg(["mean", "min", "max"])
     assert len(by_pair) == 2  # of three
     for what in ("size", "count"):
         (ax,) = plot_simple(results, "vgg16_bn-w0.25", what).axes
         line, _, (bars,) = ax.containers[EPSILONS.index(0.25)].lines
-        assert line.get_ydata()[-1] == pytest.approx(by_pair[what, "mean"].mean()) and np.isnan(line.get_ydata()[1])
-        assert bars.get_segments()[-1][:, 1] == pytest.approx([by_pair[what, "min"].mean(), by_pair[what, "max"].mean()])
+        assert line.get_ydata()[-1] == pytest.approx(by_pair[what, "mean"].mean()) and np.isnan(
+            line.get_ydata()[1]
+        )
+        assert bars.get_segments()[-1][:, 1] == pytest.approx(
+            [by_pair[what, "min"].mean(), by_pair[what, "max"].mean()]
+        )
     assert ax.get_ylabel() == "simple matches"
     object.__setattr__(results.config, "neurons", 16)
-    assert plot_simple(results, "vgg16_bn-w0.25", "count").axes[0].get_ylabel() == "simple matches around up to 16 neurons, drawn"
+    assert (
+        plot_simple(results, "vgg16_bn-w0.25", "count").axes[0].get_ylabel()
+        == "simple matches around up to 16 neurons, drawn"
+    )
 
 
 def test_lines_on_the_heat_map_have_an_outline():
@@ -456,4 +791,7 @@ def test_lines_on_the_heat_map_have_an_outline():
 def test_command_line_says_what_is_wrong(toy, tmp_path, capsys):
     assert main(["reproduce", "laptob"]) == 2 and "did you mean 'laptop'" in capsys.readouterr().err
     (tmp_path / "taken").write_text("")
-    assert main(["reproduce", str(toy), "--out", str(tmp_path / "taken" / "run")]) == 2 and "taken" in capsys.readouterr().err
+    assert (
+        main(["reproduce", str(toy), "--out", str(tmp_path / "taken" / "run")]) == 2
+        and "taken" in capsys.readouterr().err
+    )

@@ -1,4 +1,5 @@
 """The docs site, built without a warning and opened from disk without a network: every page is legible and asks for nothing, and the explorer on it is alive."""
+
 import os
 import re
 import subprocess
@@ -19,19 +20,44 @@ from submatch_nb.neurons import digits_layers
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("*.ipynb"))
 PAGES = [*CHAPTERS, "api", "references", "changelog"]
-ALIVE = {"index": 0.25, "08_explorer": 0.25, "02_maximum": 0.15, "03_simple": 0.2, "07_comparison": 0.5}  # page with an explorer -> where its slider begins
+ALIVE = {
+    "index": 0.25,
+    "08_explorer": 0.25,
+    "02_maximum": 0.15,
+    "03_simple": 0.2,
+    "07_comparison": 0.5,
+}  # page with an explorer -> where its slider begins
 LOOKS = [(1280, "light"), (768, "dark"), (390, "light"), (390, "dark")]
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     "The site, built once for all workers; any warning fails."
-    for name in ("sphinx", "myst_nb"): pytest.importorskip(name, reason=f"no {name}: pip install '.[dev]' to test the docs site")
+    for name in ("sphinx", "myst_nb"):
+        pytest.importorskip(name, reason=f"no {name}: pip install '.[dev]' to test the docs site")
     return once(tmp_path_factory, "site", build)
 
 
 def build(folder):
-    run = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-E", "-q", "-c", "docs", "nbs", folder], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-E",
+            "-q",
+            "-c",
+            "docs",
+            "nbs",
+            folder,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert run.returncode == 0 and not run.stderr, run.stderr
 
 
@@ -40,7 +66,8 @@ def spoiled(site, tmp_path, name, change):
     text = (site / f"{name}.html").read_text()
     assert change(text) != text
     for entry in site.iterdir():
-        if entry.name != f"{name}.html": (tmp_path / entry.name).symlink_to(entry)
+        if entry.name != f"{name}.html":
+            (tmp_path / entry.name).symlink_to(entry)
     (tmp_path / f"{name}.html").write_text(change(text))
     return tmp_path / f"{name}.html"
 
@@ -53,19 +80,33 @@ CLIPPED = """async () => { await window.MathJax?.startup?.promise; return [...do
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(site, name):
-    text = re.sub(r"<script.*?</script>|<style.*?</style>", "", (site / f"{name}.html").read_text(), flags=re.DOTALL)
+    text = re.sub(
+        r"<script.*?</script>|<style.*?</style>",
+        "",
+        (site / f"{name}.html").read_text(),
+        flags=re.DOTALL,
+    )
     ids = {}
     for target in {unescape(t) for t in re.findall(r'(?:href|src)="([^"]*)"', text)}:
-        if re.match(r"https?:|mailto:|data:", target): continue
+        if re.match(r"https?:|mailto:|data:", target):
+            continue
         file, _, fragment = unquote(target.split("?")[0]).partition("#")
         path = site / file if file else site / f"{name}.html"
         assert path.is_file() or (path / "index.html").is_file(), target
         if fragment and path.suffix == ".html":
-            if path not in ids: ids[path] = set(re.findall(r'id="([^"]*)"', path.read_text()))
+            if path not in ids:
+                ids[path] = set(re.findall(r'id="([^"]*)"', path.read_text()))
             assert fragment in ids[path], target
 
 
-@pytest.mark.parametrize("name, width, scheme", [(name, *look) for i, name in enumerate(PAGES) for look in (LOOKS if name in ("index", "08_explorer") else [LOOKS[i % len(LOOKS)]])])
+@pytest.mark.parametrize(
+    "name, width, scheme",
+    [
+        (name, *look)
+        for i, name in enumerate(PAGES)
+        for look in (LOOKS if name in ("index", "08_explorer") else [LOOKS[i % len(LOOKS)]])
+    ],
+)
 def test_legible_and_asks_for_nothing(site, opened, name, width, scheme):
     page = opened(site / f"{name}.html", width, scheme)
     page.wait_for_timeout(300)
@@ -74,24 +115,48 @@ def test_legible_and_asks_for_nothing(site, opened, name, width, scheme):
     for width in sorted({width for width, _ in LOOKS}):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(100)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width and page.evaluate(CLIPPED) == []
+        assert (
+            page.evaluate("document.documentElement.scrollWidth") <= width
+            and page.evaluate(CLIPPED) == []
+        )
 
 
 def test_a_formula_that_is_too_long_would_be_noticed(site, opened, tmp_path):
-    page = opened(spoiled(site, tmp_path, "01_match", lambda text: text.replace(r"\((|X| + |Y|) /\)", r"\(" + "a + " * 40 + r"b\)")), 1280)
+    page = opened(
+        spoiled(
+            site,
+            tmp_path,
+            "01_match",
+            lambda text: text.replace(r"\((|X| + |Y|) /\)", r"\(" + "a + " * 40 + r"b\)"),
+        ),
+        1280,
+    )
     page.set_viewport_size({"width": 390, "height": 900})
-    found, = page.evaluate(CLIPPED)
+    (found,) = page.evaluate(CLIPPED)
     assert found.startswith("A match is a pair of sets.")
 
 
 def test_a_request_would_be_noticed(site, opened, tmp_path):
-    page = opened(spoiled(site, tmp_path, "references", lambda text: text.replace("</article>", '<img src="https://example.com/x.png" alt=""></article>')))
+    page = opened(
+        spoiled(
+            site,
+            tmp_path,
+            "references",
+            lambda text: text.replace(
+                "</article>", '<img src="https://example.com/x.png" alt=""></article>'
+            ),
+        )
+    )
     page.wait_for_timeout(300)
     assert page.asked == ["https://example.com/x.png"]
 
 
 def test_a_missing_label_would_be_noticed(site, opened, tmp_path):
-    page = opened(spoiled(site, tmp_path, "index", lambda text: text.replace('"aria-label": "Tolerance ε", ', "")))
+    page = opened(
+        spoiled(
+            site, tmp_path, "index", lambda text: text.replace('"aria-label": "Tolerance ε", ', "")
+        )
+    )
     assert "label" in dict(serious(page))
 
 
@@ -107,34 +172,51 @@ def test_the_reader_chooses_the_dark(site, opened):
     before = page.evaluate(color)
     page.locator(".theme-switch-button").first.click()
     page.locator(".theme-switch-container [data-mode=dark]:visible").last.click()
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark" and page.evaluate(color) != before
+    assert (
+        page.evaluate("document.documentElement.dataset.theme") == "dark"
+        and page.evaluate(color) != before
+    )
 
 
 # The explorer on it
 
+
 def profile_on(name):
     "That of the layer which the explorer of a page shows first."
-    return epsilon_profile(Moments(*digits_layers())) if name in ("02_maximum", "03_simple") else demo_comparison().profiles["fc1.relu"]
+    return (
+        epsilon_profile(Moments(*digits_layers()))
+        if name in ("02_maximum", "03_simple")
+        else demo_comparison().profiles["fc1.relu"]
+    )
 
 
 def alive(page, name="index"):
     "Whether the slider moves the picture."
-    if page.locator(".submatch-explorer").count() != 1: return False
+    if page.locator(".submatch-explorer").count() != 1:
+        return False
     profile, begin = profile_on(name), ALIVE[name]
     before = page.evaluate(LIT)
     page.get_by_role("slider", name="Tolerance ε").focus()
     page.keyboard.press("PageDown")
     moved = page.evaluate(LIT)
     page.evaluate(SLIDE, 0.6)
-    return [before, moved, page.evaluate(LIT)] == [of(profile.match(e)) for e in (begin, round(begin - 0.05, 3), 0.6)]
+    return [before, moved, page.evaluate(LIT)] == [
+        of(profile.match(e)) for e in (begin, round(begin - 0.05, 3), 0.6)
+    ]
 
 
-@pytest.mark.parametrize("name, width, scheme", [(name, *look) for name in ALIVE for look in [(1280, "light"), (390, "dark")]])
+@pytest.mark.parametrize(
+    "name, width, scheme",
+    [(name, *look) for name in ALIVE for look in [(1280, "light"), (390, "dark")]],
+)
 def test_the_explorer_is_alive(site, opened, name, width, scheme):
     page = opened(site / f"{name}.html", width, scheme)
     assert alive(page, name)
     page.locator(".grid span").nth(3).click()
-    assert "matches now" in page.locator(".submatch-explorer .detail").inner_text() and page.locator(".part").count() > 1
+    assert (
+        "matches now" in page.locator(".submatch-explorer .detail").inner_text()
+        and page.locator(".part").count() > 1
+    )
     menu = page.get_by_role("combobox", name="Layer")
     if menu.locator("option", has_text="fc2.relu").count():
         menu.select_option(label="fc2.relu")
@@ -142,78 +224,132 @@ def test_the_explorer_is_alive(site, opened, name, width, scheme):
     assert page.asked == [] and page.errors == []
 
 
-@pytest.mark.parametrize("spoil", [r'<script type="module">.*?</script>', r'<script class="submatch-data".*?</script>'])
+@pytest.mark.parametrize(
+    "spoil", [r'<script type="module">.*?</script>', r'<script class="submatch-data".*?</script>']
+)
 def test_a_dead_explorer_would_be_noticed(site, opened, tmp_path, spoil):
-    assert not alive(opened(spoiled(site, tmp_path, "index", lambda text: re.sub(spoil, "", text, flags=re.DOTALL))))
+    assert not alive(
+        opened(
+            spoiled(site, tmp_path, "index", lambda text: re.sub(spoil, "", text, flags=re.DOTALL))
+        )
+    )
 
 
 def test_other_sliders_say_that_they_need_a_kernel(site):
     for name in CHAPTERS:
-        sliders = sum("interact(" in cell.source for cell in nbformat.read(ROOT / f"nbs/{name}.ipynb", 4).cells if cell.cell_type == "code")
+        sliders = sum(
+            "interact(" in cell.source
+            for cell in nbformat.read(ROOT / f"nbs/{name}.ipynb", 4).cells
+            if cell.cell_type == "code"
+        )
         assert (site / f"{name}.html").read_text().count('class="needs-kernel"') == sliders, name
 
 
 # The text
 
+
 def test_statements_are_numbered_and_linked(site):
     import chapters
+
     labels = chapters.statements()
-    titles = [re.findall(r"(?:Definition|Lemma|Theorem|Corollary) (\d+)", (site / f"{name}.html").read_text()) for name in CHAPTERS[:-1]]
+    titles = [
+        re.findall(
+            r"(?:Definition|Lemma|Theorem|Corollary) (\d+)", (site / f"{name}.html").read_text()
+        )
+        for name in CHAPTERS[:-1]
+    ]
     assert {int(n) for found in titles for n in found} >= set(range(1, len(labels) + 1))
     everything = "".join((site / f"{name}.html").read_text() for name in CHAPTERS)
-    for (kind, _), label in labels.items(): assert everything.count(f'<div class="proof {kind} admonition" id="{label}">') == 1, label
-    assert re.search(r'href="03_simple.html#thm-unique">Theorem \d+</a>', (site / "04_structure.html").read_text())  # across chapters
+    for (kind, _), label in labels.items():
+        assert everything.count(f'<div class="proof {kind} admonition" id="{label}">') == 1, label
+    assert re.search(
+        r'href="03_simple.html#thm-unique">Theorem \d+</a>',
+        (site / "04_structure.html").read_text(),
+    )  # across chapters
     assert re.search(r'href="references.html#id\d+" title="Liwei Wang', everything)
 
 
 def test_what_is_not_there_is_an_error():
     import chapters
+
     labels = {("theorem", "the ε-profile"): "thm-p", ("theorem", "b"): "thm-b"}
-    with pytest.raises(KeyError, match="no chapter states the theorem .everything is one."): chapters.prose("by theorem *everything is one*", labels)
-    with pytest.raises(KeyError, match="Nobody et al. 1999 is not in docs/references.bib"): chapters.prose("as in Nobody et al. 1999", labels)
-    with pytest.raises(KeyError, match="there is no chapter 98"): chapters.prose("in chapter 98", labels)
-    assert chapters.prose("## By theorem *b*\n\nBy Theorem *the ε-profile* (Wang et al. 2018), not `theorem *x*`; theorems *the ε-profile* and *b*, [chapter 98](x)", labels) == \
-        "## By theorem *b*\n\nBy {prf:ref}`thm-p` ({cite:alp}`wang2018`), not `theorem *x*`; {prf:ref}`thm-p` and {prf:ref}`thm-b`, [chapter 98](x)"
-    assert chapters.prose("Chapter *Match*, chapter 00 (Johnson 2019)", labels) == "[Chapter *Match*](01_match.ipynb), [chapter 00](00_neurons.ipynb) ({cite:alp}`johnson2019`)"
+    with pytest.raises(KeyError, match="no chapter states the theorem .everything is one."):
+        chapters.prose("by theorem *everything is one*", labels)
+    with pytest.raises(KeyError, match="Nobody et al. 1999 is not in docs/references.bib"):
+        chapters.prose("as in Nobody et al. 1999", labels)
+    with pytest.raises(KeyError, match="there is no chapter 98"):
+        chapters.prose("in chapter 98", labels)
+    assert (
+        chapters.prose(
+            "## By theorem *b*\n\nBy Theorem *the ε-profile* (Wang et al. 2018), not `theorem *x*`; theorems *the ε-profile* and *b*, [chapter 98](x)",
+            labels,
+        )
+        == "## By theorem *b*\n\nBy {prf:ref}`thm-p` ({cite:alp}`wang2018`), not `theorem *x*`; {prf:ref}`thm-p` and {prf:ref}`thm-b`, [chapter 98](x)"
+    )
+    assert (
+        chapters.prose("Chapter *Match*, chapter 00 (Johnson 2019)", labels)
+        == "[Chapter *Match*](01_match.ipynb), [chapter 00](00_neurons.ipynb) ({cite:alp}`johnson2019`)"
+    )
 
 
 def test_a_broken_explorer_cell_is_an_error():
     import chapters
-    with pytest.raises(KeyError, match="fc9"): chapters.explorer("from submatch_nb.explorer import demo_comparison, explore\nexplore(demo_comparison(), layer='fc9')")
+
+    with pytest.raises(KeyError, match="fc9"):
+        chapters.explorer(
+            "from submatch_nb.explorer import demo_comparison, explore\nexplore(demo_comparison(), layer='fc9')"
+        )
 
 
 def test_every_public_name_has_an_entry(site):
     import submatch_nb
+
     text = (site / "api.html").read_text()
-    for name in submatch_nb.__all__: assert re.search(rf'href="\w+\.html#submatch_nb\.\w+\.{name}"', text), name
+    for name in submatch_nb.__all__:
+        assert re.search(rf'href="\w+\.html#submatch_nb\.\w+\.{name}"', text), name
     entry = (site / "02_maximum.html").read_text()
-    assert "(d, n_x) activations of the first network" in entry and "Source: epsilon_profile" in entry  # docments, folded source
+    assert (
+        "(d, n_x) activations of the first network" in entry and "Source: epsilon_profile" in entry
+    )  # docments, folded source
 
 
 @pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "index"])
 def test_a_chapter_can_be_run(site, name):
     text = (site / f"{name}.html").read_text()
-    notebook, = re.findall(r'href="(_downloads/[^"]*\.ipynb)"', text)
-    assert (site / notebook).read_bytes() == (ROOT / f"nbs/{name}.ipynb").read_bytes() and f"/nbs/{name}.ipynb" in text
+    (notebook,) = re.findall(r'href="(_downloads/[^"]*\.ipynb)"', text)
+    assert (site / notebook).read_bytes() == (
+        ROOT / f"nbs/{name}.ipynb"
+    ).read_bytes() and f"/nbs/{name}.ipynb" in text
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_opens_in_colab(name):
     import conf
+
     cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", 4).cells
-    url = "https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{name}.ipynb".format(name=name, **conf.cfg)
+    url = "https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{name}.ipynb".format(
+        name=name, **conf.cfg
+    )
     assert f"]({url})" in cells[1].source and cells[1].metadata.get("tags") == ["colab"]
     install = next(cell.source for cell in cells if cell.cell_type == "code")
-    assert install == f"""#| hide
+    assert (
+        install
+        == f"""#| hide
 try:
     import submatch_nb
 except ImportError:  # in Colab, say
     !git clone -q --depth 1 {conf.cfg["git_url"]}
     %cd -q {conf.cfg["repo"]}/nbs
-    %pip install -q .. anywidget"""  # a chapter may read the files beside it
+    %pip install -q .. anywidget"""
+    )  # a chapter may read the files beside it
 
 
 def test_the_index_leads_to_every_chapter(site):
     text = (site / "index.html").read_text()
-    rows = re.findall(r'<tr class="row-\w+"><td><p>(\d\d)</p></td>\s*<td><p><a class="reference internal" href="(\w+)\.html">', text)
-    assert [name for _, name in rows] == [name for name in CHAPTERS if name != "index"] and all(name.startswith(number) for number, name in rows)
+    rows = re.findall(
+        r'<tr class="row-\w+"><td><p>(\d\d)</p></td>\s*<td><p><a class="reference internal" href="(\w+)\.html">',
+        text,
+    )
+    assert [name for _, name in rows] == [name for name in CHAPTERS if name != "index"] and all(
+        name.startswith(number) for number, name in rows
+    )

@@ -1,4 +1,5 @@
 """Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive search: on hostile instances and bad input."""
+
 import math
 import re
 import warnings
@@ -13,13 +14,32 @@ from hypothesis import given, settings, strategies as st
 from scipy.linalg import subspace_angles
 
 from instances import KINDS, MILD, Oracle, between, float_residual2, make, neurons
-from submatch_nb import Moments, simple, structure, are_unique, exact_simple_matches, independence_angle, is_unique, maximum_match, necessary, simple_matches
+from submatch_nb import (
+    Moments,
+    simple,
+    structure,
+    are_unique,
+    exact_simple_matches,
+    independence_angle,
+    is_unique,
+    maximum_match,
+    necessary,
+    simple_matches,
+)
+from submatch_nb.engine import search
 from submatch_nb.maximum import epsilon_profile
-from submatch_nb.neurons import SubmatchWarning, residuals
-from submatch_nb.simple import EXHAUSTIVE
-from submatch_nb.structure import dependency_graph, intersection_factor, missed_without, plot_dependencies, reachable
+from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.neurons import residuals
+from submatch_nb.engine.search import EXHAUSTIVE
+from submatch_nb.structure import (
+    dependency_graph,
+    intersection_factor,
+    missed_without,
+    plot_dependencies,
+    reachable,
+)
 
-pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
 COEFFICIENTS = "exact simple matches are read off coefficients, which are unique only if the matched neurons of each network are linearly independent"
 
@@ -29,10 +49,14 @@ def layered(seed, n=8, d=40):
     rng = np.random.default_rng(seed)
     k = int(rng.integers(1, n + 1))
     mix = np.triu(rng.choice([0, 0, 0, 1, -2], (k, k)), 1) + np.eye(k)
-    for i in range(0, k - 1, 3): mix[i + 1, i] = rng.choice([0, 1])
-    if np.linalg.cond(mix) > 1e3: mix = np.eye(k)
+    for i in range(0, k - 1, 3):
+        mix[i + 1, i] = rng.choice([0, 1])
+    if np.linalg.cond(mix) > 1e3:
+        mix = np.eye(k)
     B = rng.normal(size=(d, k))
-    X, Y = (np.concatenate([Z, rng.normal(size=(d, int(rng.integers(0, 3))))], 1) for Z in (B, B @ mix))
+    X, Y = (
+        np.concatenate([Z, rng.normal(size=(d, int(rng.integers(0, 3))))], 1) for Z in (B, B @ mix)
+    )
     return tuple(rng.permutation(Z * 10 ** rng.uniform(-3, 3, Z.shape[1]), axis=1) for Z in (X, Y))
 
 
@@ -43,10 +67,13 @@ def test_the_graph_gives_what_trying_every_subset_gives(seed):
     found = exact_simple_matches(X, Y)
     assert list(found.neurons) == list(maximum_match(X, Y, 0)) and len(found)
     every = simple_matches(X, Y, 0, exhaustive=True)
-    for v in found.neurons: assert found.of(v) == every.of(v)
+    for v in found.neurons:
+        assert found.of(v) == every.of(v)
     moments, swapped = exact_simple_matches(Moments(X, Y)), exact_simple_matches(Y, X)
     assert set(found) == set(moments) == set(exact_simple_matches(torch.tensor(X), torch.tensor(Y)))
-    assert {neurons(m) for m in found} == {frozenset(("yx"["xy".index(s)], i) for s, i in m) for m in swapped}
+    assert {neurons(m) for m in found} == {
+        frozenset(("yx"["xy".index(s)], i) for s, i in m) for m in swapped
+    }
 
 
 def test_no_exact_match():
@@ -66,31 +93,48 @@ def test_dependent_neurons_are_named(moments, side, names):
     "Only where they are in the match: the third neuron of a plane, on either side."
     rng = np.random.default_rng(1)
     B = rng.normal(size=(30, 2))
-    three, two, alone = B @ rng.normal(size=(2, 3)), B @ rng.normal(size=(2, 2)), rng.normal(size=(30, 1))
+    three, two, alone = (
+        B @ rng.normal(size=(2, 3)),
+        B @ rng.normal(size=(2, 2)),
+        rng.normal(size=(30, 1)),
+    )
     X, Y = (three, two) if side == "x" else (two, three)
     first = (Moments(X, Y),) if moments else (X, Y)
-    with pytest.raises(ValueError, match=rf"^{COEFFICIENTS}: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched neurons of {side}.*simple_matches\(X, Y, 0\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^{COEFFICIENTS}: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched neurons of {side}.*simple_matches\(X, Y, 0\)",
+    ):
         exact_simple_matches(*first)
-    apart = np.hstack([X, alone, 2 * alone]), np.hstack([Y[:, :1], rng.normal(size=(30, 1))])  # dependent, and in no match
+    apart = (
+        np.hstack([X, alone, 2 * alone]),
+        np.hstack([Y[:, :1], rng.normal(size=(30, 1))]),
+    )  # dependent, and in no match
     assert len(exact_simple_matches(*apart)) == len(maximum_match(*apart, 0)) == 0
 
 
 def test_more_matched_neurons_than_samples():
     rng = np.random.default_rng(2)
-    with pytest.raises(ValueError, match="linearly independent: [xy]"): exact_simple_matches(rng.normal(size=(3, 5)), rng.normal(size=(3, 4)))
+    with pytest.raises(ValueError, match="linearly independent: [xy]"):
+        exact_simple_matches(rng.normal(size=(3, 5)), rng.normal(size=(3, 4)))
 
 
 def test_another_epsilon_is_refused():
     X = np.eye(3)
-    with pytest.raises(ValueError, match=r"those at epsilon = 0, not 0\.3.*simple_matches"): exact_simple_matches(X, X, 0.3)
-    for epsilon in (-1, 1.5, math.nan): # no advice that would fail too
-        with pytest.raises(ValueError, match="epsilon is"): exact_simple_matches(X, X, epsilon)
-    with pytest.raises(ValueError, match=r"neuron 1 is nan at sample 2"): exact_simple_matches(np.array([[1, 0], [0, 1], [0, np.nan]]), X)
-    with pytest.raises(ValueError, match="same inputs"): exact_simple_matches(X[:2], X)
-    with pytest.raises(TypeError, match="X holds the moments of both"): exact_simple_matches(Moments(X, X), 0.3)
+    with pytest.raises(ValueError, match=r"those at epsilon = 0, not 0\.3.*simple_matches"):
+        exact_simple_matches(X, X, 0.3)
+    for epsilon in (-1, 1.5, math.nan):  # no advice that would fail too
+        with pytest.raises(ValueError, match="epsilon is"):
+            exact_simple_matches(X, X, epsilon)
+    with pytest.raises(ValueError, match=r"neuron 1 is nan at sample 2"):
+        exact_simple_matches(np.array([[1, 0], [0, 1], [0, np.nan]]), X)
+    with pytest.raises(ValueError, match="same inputs"):
+        exact_simple_matches(X[:2], X)
+    with pytest.raises(TypeError, match="X holds the moments of both"):
+        exact_simple_matches(Moments(X, X), 0.3)
 
 
 # The angle
+
 
 def by_enumeration(Z):
     n = Z.shape[1]
@@ -104,36 +148,70 @@ def by_enumeration(Z):
 def test_the_angle_is_a_lower_bound(kind, seed):
     for Z in make(kind, seed):
         Z = Z[:, Z.any(0)][:, :6]
-        if Z.shape[1] < 2: continue
+        if Z.shape[1] < 2:
+            continue
         Z = Z / np.linalg.norm(Z, axis=0)
         bound = independence_angle(Z)
         assert 0 <= bound <= np.pi / 2
-        if bound: assert bound <= by_enumeration(Z) + 1e-7
-        else: assert np.linalg.svd(Z, compute_uv=False)[-1] < 1e-12 or Z.shape[1] > len(Z)
+        if bound:
+            assert bound <= by_enumeration(Z) + 1e-7
+        else:
+            assert np.linalg.svd(Z, compute_uv=False)[-1] < 1e-12 or Z.shape[1] > len(Z)
         assert np.isclose(independence_angle(Z * np.logspace(-3, 3, Z.shape[1])), bound, rtol=1e-6)
 
 
 def test_angles_that_are_known():
     for degrees in (1e-3, 5, 45, 89, 90):
         a = np.radians(degrees)
-        assert np.isclose(independence_angle(np.array([[1, np.cos(a)], [0, np.sin(a)]])), a, rtol=1e-6)
+        assert np.isclose(
+            independence_angle(np.array([[1, np.cos(a)], [0, np.sin(a)]])), a, rtol=1e-6
+        )
     assert independence_angle(np.ones((4, 1))) == np.pi / 2
-    assert np.pi / 2 - 1e-12 < independence_angle(np.hstack([np.eye(4), np.zeros((4, 2))])) < np.pi / 2  # dead ones are left out, rounding taken off
-    for n in range(2, 50): assert independence_angle(np.random.default_rng(n).normal(size=(60, 1)) @ np.random.default_rng(n).normal(size=(1, n))) == 0
-    assert independence_angle(np.ones((4, 2))) == 0 == independence_angle(np.eye(3)[:, [0, 1, 2, 0]])
-    for a in (1e-10, 1e-12, 1e-13): assert 0.97 * a < independence_angle(np.array([[1, 1], [0, a]])) < a  # what rounding can hide is taken off, not added
-    assert np.isclose(intersection_factor(np.pi / 6), 5) and intersection_factor(np.pi / 2) == 3 and intersection_factor(0) == np.inf
+    assert (
+        np.pi / 2 - 1e-12 < independence_angle(np.hstack([np.eye(4), np.zeros((4, 2))])) < np.pi / 2
+    )  # dead ones are left out, rounding taken off
+    for n in range(2, 50):
+        assert (
+            independence_angle(
+                np.random.default_rng(n).normal(size=(60, 1))
+                @ np.random.default_rng(n).normal(size=(1, n))
+            )
+            == 0
+        )
+    assert (
+        independence_angle(np.ones((4, 2))) == 0 == independence_angle(np.eye(3)[:, [0, 1, 2, 0]])
+    )
+    for a in (1e-10, 1e-12, 1e-13):
+        assert (
+            0.97 * a < independence_angle(np.array([[1, 1], [0, a]])) < a
+        )  # what rounding can hide is taken off, not added
+    assert (
+        np.isclose(intersection_factor(np.pi / 6), 5)
+        and intersection_factor(np.pi / 2) == 3
+        and intersection_factor(0) == np.inf
+    )
 
 
 def test_what_has_no_angle():
-    with pytest.raises(ValueError, match="^X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors$"): independence_angle(np.zeros((4, 2)))
-    with pytest.raises(TypeError, match="not an array of activations"): independence_angle(0.3)
-    with pytest.raises(TypeError, match="^X holds moments of two networks: an angle is certified from the activations of one$"): independence_angle(Moments(np.eye(3), np.eye(3)))
+    with pytest.raises(
+        ValueError,
+        match="^X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors$",
+    ):
+        independence_angle(np.zeros((4, 2)))
+    with pytest.raises(TypeError, match="not an array of activations"):
+        independence_angle(0.3)
+    with pytest.raises(
+        TypeError,
+        match="^X holds moments of two networks: an angle is certified from the activations of one$",
+    ):
+        independence_angle(Moments(np.eye(3), np.eye(3)))
     for theta in (-0.1, 2, np.nan):
-        with pytest.raises(ValueError, match="theta is .*radians"): intersection_factor(theta)
+        with pytest.raises(ValueError, match="theta is .*radians"):
+            intersection_factor(theta)
 
 
 # Uniqueness of every neuron
+
 
 @pytest.mark.parametrize("kind", MILD)
 @settings(max_examples=3)
@@ -147,7 +225,9 @@ def test_what_every_match_needs(kind, seed):
             need, unique = necessary(*first, epsilon=epsilon), are_unique(*first, epsilon=epsilon)
             assert set(need) == set(unique) == oracle.maximum(epsilon**2)
             for v in need:
-                assert neurons(need[v]) == frozenset.intersection(*(M for M in oracle.matches(epsilon**2) if v in M))
+                assert neurons(need[v]) == frozenset.intersection(
+                    *(M for M in oracle.matches(epsilon**2) if v in M)
+                )
                 assert unique[v] == (len(oracle.minimal(v, epsilon**2)) == 1)
 
 
@@ -163,25 +243,48 @@ def test_all_at_once_is_one_by_one(kind):
 @pytest.mark.parametrize("f", [necessary, are_unique])
 def test_bad_input_and_chance(f):
     X, Y = make("planted_groups", 0)
-    for epsilon, error in ((1, ValueError), (-0.1, ValueError), (np.nan, ValueError), ("0.3", TypeError), (None, TypeError)):
-        with pytest.raises(error, match="epsilon is"): f(X, Y, epsilon)
-    with pytest.raises(TypeError, match="Y is missing"): f(X, epsilon=0.3)
-    with pytest.raises(TypeError, match="Y is left out"): f(Moments(X, Y), Y, 0.3)
-    with pytest.warns(SubmatchWarning, match="at or above the Gaussian chance level"): f(X, Y, 0.99)
+    for epsilon, error in (
+        (1, ValueError),
+        (-0.1, ValueError),
+        (np.nan, ValueError),
+        ("0.3", TypeError),
+        (None, TypeError),
+    ):
+        with pytest.raises(error, match="epsilon is"):
+            f(X, Y, epsilon)
+    with pytest.raises(TypeError, match="Y is missing"):
+        f(X, epsilon=0.3)
+    with pytest.raises(TypeError, match="Y is left out"):
+        f(Moments(X, Y), Y, 0.3)
+    with pytest.warns(SubmatchWarning, match="at or above the Gaussian chance level"):
+        f(X, Y, 0.99)
 
 
-@pytest.mark.parametrize("module, call, desc", [(structure, necessary, "dropping each neuron"), (structure, are_unique, "dropping each neuron"),
-                                                (simple, simple_matches, "simple matches"), (simple, partial(simple_matches, exhaustive=True), "all simple matches")])
+@pytest.mark.parametrize(
+    "module, call, desc",
+    [
+        (structure, necessary, "dropping each neuron"),
+        (structure, are_unique, "dropping each neuron"),
+        (simple, simple_matches, "simple matches"),
+        (search, partial(simple_matches, exhaustive=True), "all simple matches"),
+    ],
+)
 def test_progress_is_shown_late_and_in_full_and_then_goes(module, call, desc, monkeypatch):
     bars, tqdm = [], module.tqdm
-    monkeypatch.setattr(module, "tqdm", lambda *items, **how: bars.append((tqdm(*items, **how), how)) or bars[-1][0])
+    monkeypatch.setattr(
+        module, "tqdm", lambda *items, **how: bars.append((tqdm(*items, **how), how)) or bars[-1][0]
+    )
     X, Y = make("planted_groups", 0)
     call(*(Z[:, :5] for Z in (X, Y)), epsilon=0.3)
-    (bar, how), = bars
-    assert how.items() >= {"desc": desc, "unit": " neurons", "delay": 2, "leave": False}.items() and bar.n == bar.total > 1
+    ((bar, how),) = bars
+    assert (
+        how.items() >= {"desc": desc, "unit": " neurons", "delay": 2, "leave": False}.items()
+        and bar.n == bar.total > 1
+    )
 
 
 # Every v-minimum match
+
 
 def test_exhaustive_on_eight_and_eight_however_alike():
     "The worst: all copies of one neuron, and all in one subspace of half as many dimensions."
@@ -190,32 +293,48 @@ def test_exhaustive_on_eight_and_eight_however_alike():
     copies = simple_matches(x, x, 0, exhaustive=True)
     assert len(copies) == 64 and all(len(copies.of(v)) == 8 for v in copies.neurons)
     B = rng.normal(size=(20, 4))
-    found = simple_matches(B @ rng.normal(size=(4, 8)), B @ rng.normal(size=(4, 8)), 0, exhaustive=True)
+    found = simple_matches(
+        B @ rng.normal(size=(4, 8)), B @ rng.normal(size=(4, 8)), 0, exhaustive=True
+    )
     # any four of one side with any four of the other
-    assert len(found) == 70 * 70 and all(len(found.of(v)) == 35 * 70 for v in found.neurons) and {len(m) for m in found} == {8}
+    assert (
+        len(found) == 70 * 70
+        and all(len(found.of(v)) == 35 * 70 for v in found.neurons)
+        and {len(m) for m in found} == {8}
+    )
 
 
 def test_exhaustive_is_refused_where_it_would_not_end():
     x = np.ones((20, 1)) @ np.ones((1, EXHAUSTIVE + 1))
-    with pytest.raises(ValueError, match=rf"{EXHAUSTIVE + 1} \+ 2 neurons.*at most {EXHAUSTIVE} a side"): simple_matches(x, x[:, :2], 0, exhaustive=True)
-    with pytest.raises(ValueError, match="leave orders = 2 out"): simple_matches(x, x, 0, orders=2, exhaustive=True)
+    with pytest.raises(
+        ValueError, match=rf"{EXHAUSTIVE + 1} \+ 2 neurons.*at most {EXHAUSTIVE} a side"
+    ):
+        simple_matches(x, x[:, :2], 0, exhaustive=True)
+    with pytest.raises(ValueError, match="leave orders = 2 out"):
+        simple_matches(x, x, 0, orders=2, exhaustive=True)
     rng = np.random.default_rng(0)
-    many = simple_matches(np.hstack([x[:, :2], rng.normal(size=(20, 12))]), x[:, :2], 0, exhaustive=True)  # what counts is the match, not the layer
+    many = simple_matches(
+        np.hstack([x[:, :2], rng.normal(size=(20, 12))]), x[:, :2], 0, exhaustive=True
+    )  # what counts is the match, not the layer
     assert len(many) == 4
 
 
 def test_exhaustive_up_to_its_limit(monkeypatch):
-    monkeypatch.setattr(simple, "EXHAUSTIVE", 2)
+    monkeypatch.setattr(search, "EXHAUSTIVE", 2)
     assert len(simple_matches(np.eye(9)[:, :2], np.eye(9)[:, :2], 0, exhaustive=True)) == 2
     for n_x, n_y in ((2, 3), (3, 2)):
-        with pytest.raises(ValueError, match=rf"{n_x} \+ {n_y} neurons.*at most 2 a side"): simple_matches(np.ones((9, n_x)), np.ones((9, n_y)), 0, exhaustive=True)
+        with pytest.raises(ValueError, match=rf"{n_x} \+ {n_y} neurons.*at most 2 a side"):
+            simple_matches(np.ones((9, n_x)), np.ones((9, n_y)), 0, exhaustive=True)
 
 
 def test_exhaustive_gives_small_ones_first():
     "x0 is y2, or half the sum of y0 and y1, which need x1 too."
     X = np.eye(3)[:, :2]
     found = simple_matches(X, np.array([[1, 1, 1], [1, -1, 0], [0, 0, 0]]), 0, exhaustive=True)
-    assert found.epsilon == 0 == found[0].epsilon and [neurons(m) for m in found.of(("x", 0))] == [{("x", 0), ("y", 2)}, {("x", 0), ("x", 1), ("y", 0), ("y", 1)}]
+    assert found.epsilon == 0 == found[0].epsilon and [neurons(m) for m in found.of(("x", 0))] == [
+        {("x", 0), ("y", 2)},
+        {("x", 0), ("x", 1), ("y", 0), ("y", 1)},
+    ]
 
 
 def test_exhaustive_with_dead_neurons_read_literally():
@@ -223,7 +342,9 @@ def test_exhaustive_with_dead_neurons_read_literally():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = simple_matches(X, Y, 0, dead="literal", exhaustive=True)
-    assert [neurons(m) for m in found.of(("x", 1))] == [{("x", 1)}] and [neurons(m) for m in found.of(("x", 0))] == [{("x", 0), ("y", 0)}]
+    assert [neurons(m) for m in found.of(("x", 1))] == [{("x", 1)}] and [
+        neurons(m) for m in found.of(("x", 0))
+    ] == [{("x", 0), ("y", 0)}]
 
 
 @pytest.mark.parametrize("m", [8, 3])
@@ -232,17 +353,34 @@ def test_the_error_names_a_neuron_that_depends_on_others(m):
     e = np.eye(m)
     X = e[:, [0, 1, 1]] if m == 8 else np.c_[e[:, 0], [0, 1, 2], [0, 1, 3], [0, 1, 4]]
     Y = e[:, :2] if m == 8 else e
-    with pytest.raises(ValueError, match=r"independent: x[123] is only \d\.\de-\d+|independent: x[123] is only 0\.0e\+00"): exact_simple_matches(X, Y)
+    with pytest.raises(
+        ValueError,
+        match=r"independent: x[123] is only \d\.\de-\d+|independent: x[123] is only 0\.0e\+00",
+    ):
+        exact_simple_matches(X, Y)
 
 
 def test_the_error_says_how_near_and_what_counts_as_0():
     "x3 = x4 within what counts as 0, which no other neuron is near; x0 and x1 are nearer to each other than any coefficient needs to be known, and independent."
     rng, e = np.random.default_rng(0), np.eye(9)
-    for near, far, given in ((5e-12, 1e-9, lambda *both: both), (5e-7, 2e-5, lambda *both: (Moments(*both),))):
-        X = np.stack([e[0], e[0] + far * e[1], e[2], e[3], e[3] + near * e[4], e[5]], 1) @ np.diag(rng.uniform(1, 9, 6))
-        with pytest.raises(ValueError, match=COEFFICIENTS) as error: exact_simple_matches(*given(X, X[:, ::-1]))
-        named, length, zero = re.search(r": ([xy]\d) is only (\S+) of its length away .* up to (\S+) counts as 0", str(error.value)).groups()
-        assert named in ("x3", "x4") and near * 0.69 < float(length) < near * 1.05 and near < float(zero) < far
+    for near, far, given in (
+        (5e-12, 1e-9, lambda *both: both),
+        (5e-7, 2e-5, lambda *both: (Moments(*both),)),
+    ):
+        X = np.stack([e[0], e[0] + far * e[1], e[2], e[3], e[3] + near * e[4], e[5]], 1) @ np.diag(
+            rng.uniform(1, 9, 6)
+        )
+        with pytest.raises(ValueError, match=COEFFICIENTS) as error:
+            exact_simple_matches(*given(X, X[:, ::-1]))
+        named, length, zero = re.search(
+            r": ([xy]\d) is only (\S+) of its length away .* up to (\S+) counts as 0",
+            str(error.value),
+        ).groups()
+        assert (
+            named in ("x3", "x4")
+            and near * 0.69 < float(length) < near * 1.05
+            and near < float(zero) < far
+        )
 
 
 def test_the_error_names_one_of_those_that_cancel_whatever_rounding_does():
@@ -250,7 +388,8 @@ def test_the_error_names_one_of_those_that_cancel_whatever_rounding_does():
         rng = np.random.default_rng(seed)
         B = np.linalg.qr(rng.normal(size=(20, 6)))[0]
         X = np.c_[B[:, :3], B[:, 3:] @ rng.normal(size=(3, 4))] @ np.diag(rng.uniform(1, 9, 7))
-        with pytest.raises(ValueError, match=r"independent: x[3456] is only .*-1[5-9] of"): exact_simple_matches(X, B)
+        with pytest.raises(ValueError, match=r"independent: x[3456] is only .*-1[5-9] of"):
+            exact_simple_matches(X, B)
 
 
 def test_what_each_would_miss():
@@ -271,9 +410,14 @@ def test_a_small_coefficient_is_one():
     "y0 = x0 + 1e-9 x1; and neurons 1e-9 apart are independent."
     e = np.eye(3)
     found = exact_simple_matches(e[:, :2], np.stack([e[0] + 1e-9 * e[1], e[1]], 1))
-    assert [neurons(m) for m in found.of(("y", 0))] == [{("x", 0), ("x", 1), ("y", 0), ("y", 1)}] and len(found.of(("y", 1))[0]) == 2
+    assert [neurons(m) for m in found.of(("y", 0))] == [
+        {("x", 0), ("x", 1), ("y", 0), ("y", 1)}
+    ] and len(found.of(("y", 1))[0]) == 2
     X = np.stack([e[0], e[0] + 1e-9 * e[1]], 1)
-    assert [neurons(m) for m in exact_simple_matches(X, X)] == [{("x", 0), ("y", 0)}, {("x", 1), ("y", 1)}]
+    assert [neurons(m) for m in exact_simple_matches(X, X)] == [
+        {("x", 0), ("y", 0)},
+        {("x", 1), ("y", 1)},
+    ]
 
 
 def test_the_graph_can_be_drawn():
@@ -281,5 +425,6 @@ def test_the_graph_can_be_drawn():
     graph = dependency_graph(X, Y)
     axis = plot_dependencies(graph, list(graph)[0])
     assert len(axis.texts) >= len(graph)
-    with pytest.raises(KeyError, match="no neuron.*its neurons: x0"): plot_dependencies(graph, ("x", 99))
+    with pytest.raises(KeyError, match="no neuron.*its neurons: x0"):
+        plot_dependencies(graph, ("x", 99))
     axis.figure.clf()

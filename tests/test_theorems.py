@@ -1,7 +1,8 @@
 """Every statement of the theory, on small instances where it says something, against every pair of subsets in exact arithmetic.
 
-Each test checks the statement itself on the enumeration, and that the library obeys it. `--slow` tries ten times as many instances.
+Each test checks the statement itself on the enumeration, and that the library obeys it. `--long` tries ten times as many instances.
 """
+
 import json
 import math
 import zlib
@@ -17,27 +18,56 @@ from submatch_nb.match import Match, is_match
 from submatch_nb.maximum import algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.neurons import chance_epsilon, residuals
 from submatch_nb.simple import algorithm_2, is_unique, minimum_match, simple_matches
-from submatch_nb.structure import are_unique, exact_simple_matches, independence_angle, intersection_factor, necessary
+from submatch_nb.structure import (
+    are_unique,
+    exact_simple_matches,
+    independence_angle,
+    intersection_factor,
+    necessary,
+)
 from theorems import FIXED, FILE, RECORD, STATEMENTS, given_of, layers, statement, write_record
 
-pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.neurons.SubmatchWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 PAPER = "Wang et al. 2018"
-NEURONS, MATCH, MAXIMUM, SIMPLE, STRUCTURE = "00_neurons", "01_match", "02_maximum", "03_simple", "04_structure"
+NEURONS, MATCH, MAXIMUM, SIMPLE, STRUCTURE = (
+    "00_neurons",
+    "01_match",
+    "02_maximum",
+    "03_simple",
+    "04_structure",
+)
 SPARSE = (0, 0, 0, 1, -1)  # coefficients
 
 
-def union(sets): return frozenset().union(*sets)
-def properly(a, b): return not a <= b and not b <= a
-def some(items, most=4): return list(items)[::max(1, len(items) // most)][:most]
-def is_ours(case, M, epsilon=None): return is_match(case.X, case.Y, case.epsilon if epsilon is None else epsilon, *split(M))
+def union(sets):
+    return frozenset().union(*sets)
 
 
-def lower(oracle, levels): return levels[:(len(levels) + 1) // 2]
+def properly(a, b):
+    return not a <= b and not b <= a
+
+
+def some(items, most=4):
+    return list(items)[:: max(1, len(items) // most)][:most]
+
+
+def is_ours(case, M, epsilon=None):
+    return is_match(case.X, case.Y, case.epsilon if epsilon is None else epsilon, *split(M))
+
+
+def lower(oracle, levels):
+    return levels[: (len(levels) + 1) // 2]
 
 
 # Matches
 
-@statement("Monotonicity", f"{PAPER}, what every proof rests on", MATCH, "a neuron's residual falls when more neurons span")
+
+@statement(
+    "Monotonicity",
+    f"{PAPER}, what every proof rests on",
+    MATCH,
+    "a neuron's residual falls when more neurons span",
+)
 def test_monotonicity(case):
     falls = False
     for (v, S), r2 in case.oracle.r2.items():
@@ -53,34 +83,70 @@ def test_monotonicity(case):
     return falls
 
 
-@statement("Closed under union", f"{PAPER}, lemma", MATCH, "two matches, neither inside the other", examples=3)
+@statement(
+    "Closed under union",
+    f"{PAPER}, lemma",
+    MATCH,
+    "two matches, neither inside the other",
+    examples=3,
+)
 def test_closed_under_union(case):
     pairs = [(a, b) for a, b in combinations(case.matches, 2) if properly(a, b)]
     assert all(case.oracle.level[a | b] <= case.e2 for a, b in pairs)
     for a, b in some(pairs):
         ours = [Match(*split(M), case.epsilon, case.X.shape[1], case.Y.shape[1]) for M in (a, b)]
-        assert is_ours(case, a) and is_ours(case, b) and is_match(case.X, case.Y, case.epsilon, (ours[0] | ours[1]).x, (ours[0] | ours[1]).y)
+        assert (
+            is_ours(case, a)
+            and is_ours(case, b)
+            and is_match(case.X, case.Y, case.epsilon, (ours[0] | ours[1]).x, (ours[0] | ours[1]).y)
+        )
     return pairs
 
 
-@statement("The maximum match is the union of all matches", f"{PAPER}, definition and Algorithm 1", MAXIMUM, "it is not empty, and not every live neuron is in it", layers(at=lower), examples=3.5)
+@statement(
+    "The maximum match is the union of all matches",
+    f"{PAPER}, definition and Algorithm 1",
+    MAXIMUM,
+    "it is not empty, and not every live neuron is in it",
+    layers(at=lower),
+    examples=3.5,
+)
 def test_maximum_is_the_union_of_all_matches(case):
     assert case.maximum in case.matches and all(M <= case.maximum for M in case.matches)
     assert neurons(algorithm_1(case.X, case.Y, case.epsilon)) == case.maximum
     for first in case.given:
         match = maximum_match(*first, epsilon=case.epsilon)
-        assert neurons(match) == case.maximum and match.similarity == max_match_similarity(*first, epsilon=case.epsilon) == len(case.maximum) / len(case.order)
-    assert is_ours(case, case.maximum) and not any(is_ours(case, case.maximum | {v}) for v in case.live - case.maximum)
+        assert neurons(match) == case.maximum and match.similarity == max_match_similarity(
+            *first, epsilon=case.epsilon
+        ) == len(case.maximum) / len(case.order)
+    assert is_ours(case, case.maximum) and not any(
+        is_ours(case, case.maximum | {v}) for v in case.live - case.maximum
+    )
     return case.maximum and case.maximum < case.live
 
 
-@statement("The order of removal does not matter", f"{PAPER}, Algorithm 1", MAXIMUM, "two or more neurons are over epsilon at once, and a match is left", layers(at=lower, most=5), examples=6)
+@statement(
+    "The order of removal does not matter",
+    f"{PAPER}, Algorithm 1",
+    MAXIMUM,
+    "two or more neurons are over epsilon at once, and a match is left",
+    layers(at=lower, most=5),
+    examples=6,
+)
 def test_order_of_removal(case):
     left, choices = case.live, 0
     while True:
-        assert case.maximum <= left and neurons(algorithm_1(case.X, case.Y, case.epsilon, *split(left))) == case.maximum
-        over = [v for v in case.ordered if v in left and case.oracle.r2[v, frozenset(u for u in left if u[0] != v[0])] > case.e2]
-        if not over: break
+        assert (
+            case.maximum <= left
+            and neurons(algorithm_1(case.X, case.Y, case.epsilon, *split(left))) == case.maximum
+        )
+        over = [
+            v
+            for v in case.ordered
+            if v in left and case.oracle.r2[v, frozenset(u for u in left if u[0] != v[0])] > case.e2
+        ]
+        if not over:
+            break
         choices = max(choices, len(over))
         left = left - {over[0]}
     assert left == case.maximum
@@ -89,11 +155,19 @@ def test_order_of_removal(case):
 
 # Simple matches
 
-@statement("Decomposition", f"{PAPER}, theorem", SIMPLE, "a match that is not simple, with several simple ones inside", examples=3.5)
+
+@statement(
+    "Decomposition",
+    f"{PAPER}, theorem",
+    SIMPLE,
+    "a match that is not simple, with several simple ones inside",
+    examples=3.5,
+)
 def test_decomposition(case):
     simple = case.oracle.simple(case.e2)
     composed = [M for M in case.matches if M and M not in simple]
-    for M in case.matches: assert union(S for S in simple if S <= M) == M
+    for M in case.matches:
+        assert union(S for S in simple if S <= M) == M
     for M in some(composed, 2):
         x, y = split(M)
         inside = simple_matches(case.X[:, x], case.Y[:, y], case.epsilon, exhaustive=True)
@@ -102,15 +176,28 @@ def test_decomposition(case):
     return composed
 
 
-@statement("Simple if and only if v-minimum for some v", f"{PAPER}, theorem", SIMPLE, "two or more simple matches, and a match that is not simple", examples=3)
+@statement(
+    "Simple if and only if v-minimum for some v",
+    f"{PAPER}, theorem",
+    SIMPLE,
+    "two or more simple matches, and a match that is not simple",
+    examples=3,
+)
 def test_simple_is_minimum(case):
     simple = case.oracle.simple(case.e2)
     assert simple == {M for v in case.maximum for M in case.oracle.minimal(v, case.e2)}
     for first in case.given:
         ours = simple_matches(*first, epsilon=case.epsilon, exhaustive=True)
-        assert len(ours) == len(simple) and {neurons(m) for m in ours} == simple and set(ours.neurons) == case.maximum
-        for v in case.maximum: assert {neurons(m) for m in ours.of(v)} == case.oracle.minimal(v, case.e2)
-        assert {neurons(m) for m in simple_matches(*first, epsilon=case.epsilon, orders=2)} <= simple
+        assert (
+            len(ours) == len(simple)
+            and {neurons(m) for m in ours} == simple
+            and set(ours.neurons) == case.maximum
+        )
+        for v in case.maximum:
+            assert {neurons(m) for m in ours.of(v)} == case.oracle.minimal(v, case.e2)
+        assert {
+            neurons(m) for m in simple_matches(*first, epsilon=case.epsilon, orders=2)
+        } <= simple
     return len(simple) > 1 and any(M and M not in simple for M in case.matches)
 
 
@@ -118,14 +205,22 @@ def plain_algorithm_2(case, v):
     "Algorithm 2 on the enumeration; and how many neurons it dropped and had to put back."
     match, dropped, kept = case.maximum, 0, 0
     for u in case.ordered:
-        if u == v or u not in match: continue
+        if u == v or u not in match:
+            continue
         smaller = union(M for M in case.matches if M <= match - {u})
         dropped, kept = dropped + (v in smaller), kept + (v not in smaller)
-        if v in smaller: match = smaller
+        if v in smaller:
+            match = smaller
     return match, dropped and kept
 
 
-@statement("Algorithm 2 finds a v-minimum match", f"{PAPER}, Algorithm 2", SIMPLE, "some neurons are dropped and some must be put back", examples=3)
+@statement(
+    "Algorithm 2 finds a v-minimum match",
+    f"{PAPER}, Algorithm 2",
+    SIMPLE,
+    "some neurons are dropped and some must be put back",
+    examples=3,
+)
 def test_algorithm_2(case):
     said = False
     for v in some(sorted(case.maximum), 3):
@@ -136,18 +231,35 @@ def test_algorithm_2(case):
     return said
 
 
-@statement("Block search finds what Algorithm 2 finds", "ours", SIMPLE, "at least three neurons to try, and a match strictly inside the maximum match", layers(most=5), examples=2.8)
+@statement(
+    "Block search finds what Algorithm 2 finds",
+    "ours",
+    SIMPLE,
+    "at least three neurons to try, and a match strictly inside the maximum match",
+    layers(most=5),
+    examples=2.8,
+)
 def test_block_search(case):
     said, minimal = False, {v: case.oracle.minimal(v, case.e2) for v in case.maximum}
     for v in some(sorted(case.maximum), 2):
         match, _ = plain_algorithm_2(case, v)
-        for first in case.given: assert neurons(minimum_match(*first, v=v, epsilon=case.epsilon, order=case.order)) == match
+        for first in case.given:
+            assert (
+                neurons(minimum_match(*first, v=v, epsilon=case.epsilon, order=case.order)) == match
+            )
         said |= len(case.maximum) > 3 and match < case.maximum
     for first in case.given:
         found = simple_matches(*first, epsilon=case.epsilon, orders=2)
         assert found.neurons == sorted(case.maximum)
-        for v in some(sorted(case.maximum), 1): assert found.of(v) == list(dict.fromkeys(minimum_match(*first, v=v, epsilon=case.epsilon, order=order) for order in (None, 1)))
-        for v in found.neurons: assert {neurons(m) for m in found.of(v)} <= minimal[v]
+        for v in some(sorted(case.maximum), 1):
+            assert found.of(v) == list(
+                dict.fromkeys(
+                    minimum_match(*first, v=v, epsilon=case.epsilon, order=order)
+                    for order in (None, 1)
+                )
+            )
+        for v in found.neurons:
+            assert {neurons(m) for m in found.of(v)} <= minimal[v]
     return said
 
 
@@ -156,105 +268,218 @@ def test_block_search(case):
 BELOW_1 = 1 - 1e-9  # out of reach of rounding
 
 
-def theta(X, Y): return min(smallest_angle(Z[:, Z.any(0)]) for Z in (X, Y))
-def factor(X, Y): return 2 / math.sin(theta(X, Y)) + 1 if theta(X, Y) else math.inf
+def theta(X, Y):
+    return min(smallest_angle(Z[:, Z.any(0)]) for Z in (X, Y))
+
+
+def factor(X, Y):
+    return 2 / math.sin(theta(X, Y)) + 1 if theta(X, Y) else math.inf
 
 
 def stable(oracle, levels):
     "The squared epsilons above 0 at which no pair of subsets is a match at (2/sin theta + 1) epsilon, below 1, without being one at epsilon."
     f2 = factor(*oracle.layers) ** 2
-    return [r2 for r2 in levels if r2 and f2 * r2 < BELOW_1 and not any(r2 < other <= f2 * r2 * (1 + 1e-9) for other in levels)]
+    return [
+        r2
+        for r2 in levels
+        if r2
+        and f2 * r2 < BELOW_1
+        and not any(r2 < other <= f2 * r2 * (1 + 1e-9) for other in levels)
+    ]
 
 
-def met(oracle, e2): return {a & b for a, b in combinations(oracle.matches(e2), 2)}
+def met(oracle, e2):
+    return {a & b for a, b in combinations(oracle.matches(e2), 2)}
 
 
 def not_closed(oracle, levels):
     "Those at which an intersection of matches is no match, and the lemma promises something."
     f2 = factor(*oracle.layers) ** 2
-    return [r2 for r2 in levels if r2 and f2 * r2 < BELOW_1 and any(oracle.level[M] > r2 for M in met(oracle, r2))]
+    return [
+        r2
+        for r2 in levels
+        if r2 and f2 * r2 < BELOW_1 and any(oracle.level[M] > r2 for M in met(oracle, r2))
+    ]
 
 
 def arrows(case):
     "v -> the neurons without which v would not lie in the span of the other side's matched neurons: where its unique coefficients are not 0."
     side = {s: frozenset(v for v in case.maximum if v[0] == s) for s in "xy"}
-    return {v: {u for u in side["xy"[v[0] == "x"]] if case.oracle.r2[v, side["xy"[v[0] == "x"]] - {u}] > 0} for v in case.maximum}
+    return {
+        v: {
+            u
+            for u in side["xy"[v[0] == "x"]]
+            if case.oracle.r2[v, side["xy"[v[0] == "x"]] - {u}] > 0
+        }
+        for v in case.maximum
+    }
 
 
 def reach(v, after):
     seen, todo = set(), [v]
     while todo:
-        if (u := todo.pop()) not in seen: seen, todo = seen | {u}, todo + list(after[u])
+        if (u := todo.pop()) not in seen:
+            seen, todo = seen | {u}, todo + list(after[u])
     return frozenset(seen)
 
 
-@statement("Exact simple matches are reachability sets", f"ours, on the exact case of {PAPER}", STRUCTURE, "matched neurons of each side are independent, and two or more of their matches differ",
-           layers(scales=(1,), mixing=SPARSE, independent=True, at=lambda oracle, levels: [Fraction(0)], between=False, most=5), examples=7)
+@statement(
+    "Exact simple matches are reachability sets",
+    f"ours, on the exact case of {PAPER}",
+    STRUCTURE,
+    "matched neurons of each side are independent, and two or more of their matches differ",
+    layers(
+        scales=(1,),
+        mixing=SPARSE,
+        independent=True,
+        at=lambda oracle, levels: [Fraction(0)],
+        between=False,
+        most=5,
+    ),
+    examples=7,
+)
 def test_reachability(case):
-    dependent = [s for s in "xy" if len(orthogonal(tuple(case.oracle.columns[v] for v in case.maximum if v[0] == s))) < sum(v[0] == s for v in case.maximum)]
-    simple, minimal, after = case.oracle.simple(0), {v: case.oracle.minimal(v, 0) for v in case.maximum}, arrows(case)
+    dependent = [
+        s
+        for s in "xy"
+        if len(orthogonal(tuple(case.oracle.columns[v] for v in case.maximum if v[0] == s)))
+        < sum(v[0] == s for v in case.maximum)
+    ]
+    simple, minimal, after = (
+        case.oracle.simple(0),
+        {v: case.oracle.minimal(v, 0) for v in case.maximum},
+        arrows(case),
+    )
     for first in case.given:
         if dependent:
-            with pytest.raises(ValueError, match=rf"independent.*({'|'.join(dependent)})\d"): exact_simple_matches(*first)
+            with pytest.raises(ValueError, match=rf"independent.*({'|'.join(dependent)})\d"):
+                exact_simple_matches(*first)
             continue
         ours = exact_simple_matches(*first)
         assert set(ours.neurons) == case.maximum and ours.epsilon == 0
         assert {neurons(m) for m in ours} == simple and len(ours) <= len(case.maximum)
-        for v in case.maximum: assert {neurons(m) for m in ours.of(v)} == minimal[v] == {reach(v, after)}
+        for v in case.maximum:
+            assert {neurons(m) for m in ours.of(v)} == minimal[v] == {reach(v, after)}
     return not dependent and len(simple) > 1
 
 
-@statement("Nearly closed under intersection", f"{PAPER}, lemma", STRUCTURE, "the intersection of two matches is none at epsilon itself, and (2/sin theta + 1) epsilon < 1",
-           layers(scales=(9, 30), mixing=(0,) * 12 + (1,), noise=(0, 1, -1, 2), strangers=(0,), independent=True, fewest=4, at=not_closed, between=False), examples=6)
+@statement(
+    "Nearly closed under intersection",
+    f"{PAPER}, lemma",
+    STRUCTURE,
+    "the intersection of two matches is none at epsilon itself, and (2/sin theta + 1) epsilon < 1",
+    layers(
+        scales=(9, 30),
+        mixing=(0,) * 12 + (1,),
+        noise=(0, 1, -1, 2),
+        strangers=(0,),
+        independent=True,
+        fewest=4,
+        at=not_closed,
+        between=False,
+    ),
+    examples=6,
+)
 def test_nearly_closed_under_intersection(case):
     limit = intersection_factor(theta(case.X, case.Y)) * case.epsilon
-    if not limit < BELOW_1: return False
+    if not limit < BELOW_1:
+        return False
     meets = met(case.oracle, case.e2)
-    for M in meets: assert float(case.oracle.level[M]) ** 0.5 <= limit * (1 + 1e-9)
-    for M in sorted(meets, key=lambda M: (case.oracle.level[M], sorted(M)))[-2:]: assert is_ours(case, M, limit * (1 + 1e-10))
+    for M in meets:
+        assert float(case.oracle.level[M]) ** 0.5 <= limit * (1 + 1e-9)
+    for M in sorted(meets, key=lambda M: (case.oracle.level[M], sorted(M)))[-2:]:
+        assert is_ours(case, M, limit * (1 + 1e-10))
     return any(case.oracle.level[M] > case.e2 for M in meets)
 
 
-@statement("Unique where stable", f"{PAPER}, corollary", STRUCTURE, "stable at an epsilon above 0, at which some match is not exact and some v-minimum match is not the maximum match",
-           layers(scales=(60, 90), mixing=SPARSE, noise=(0, 0, 1, -1), independent=True, at=stable, between=False), examples=6)
+@statement(
+    "Unique where stable",
+    f"{PAPER}, corollary",
+    STRUCTURE,
+    "stable at an epsilon above 0, at which some match is not exact and some v-minimum match is not the maximum match",
+    layers(
+        scales=(60, 90),
+        mixing=SPARSE,
+        noise=(0, 0, 1, -1),
+        independent=True,
+        at=stable,
+        between=False,
+    ),
+    examples=6,
+)
 def test_unique_where_stable(case):
-    if not case.e2 or case.e2 not in stable(case.oracle, [case.e2, *case.oracle.level.values()]): return False
+    if not case.e2 or case.e2 not in stable(case.oracle, [case.e2, *case.oracle.level.values()]):
+        return False
     assert all(case.oracle.level[a & b] <= case.e2 for a, b in combinations(case.matches, 2))
     assert all(len(case.oracle.minimal(v, case.e2)) == 1 for v in case.maximum)
-    for first in case.given: assert all(are_unique(*first, epsilon=case.epsilon).values())
-    return any(case.oracle.level[M] for M in case.matches) and any(M < case.maximum for M in case.oracle.simple(case.e2))
+    for first in case.given:
+        assert all(are_unique(*first, epsilon=case.epsilon).values())
+    return any(case.oracle.level[M] for M in case.matches) and any(
+        M < case.maximum for M in case.oracle.simple(case.e2)
+    )
 
 
-@statement("Wielandt's bound", "Wielandt's inequality; the certificate is ours", STRUCTURE, "an angle above 0 among two or more neurons of a side", layers(scales=(1, 3, 9), mixing=SPARSE, independent=True, most=5))
+@statement(
+    "Wielandt's bound",
+    "Wielandt's inequality; the certificate is ours",
+    STRUCTURE,
+    "an angle above 0 among two or more neurons of a side",
+    layers(scales=(1, 3, 9), mixing=SPARSE, independent=True, most=5),
+)
 def test_wielandt(case):
     said = False
     for Z in (live for live in (Z[:, Z.any(0)] for Z in (case.X, case.Y)) if live.size):
         true, ours = smallest_angle(Z), independence_angle(Z)
         assert 0 <= ours <= true + 1e-12 and (ours > 0) == (true > 0)
         kappa = np.linalg.cond(Z / np.linalg.norm(Z, axis=0)) ** 2
-        if true: assert math.sin(ours) == pytest.approx(2 * kappa**0.5 / (kappa + 1), abs=1e-9)
-        if Z.shape[1] == 2: assert ours == pytest.approx(true, abs=1e-9)  # where it is no bound but the angle itself
+        if true:
+            assert math.sin(ours) == pytest.approx(2 * kappa**0.5 / (kappa + 1), abs=1e-9)
+        if Z.shape[1] == 2:
+            assert ours == pytest.approx(
+                true, abs=1e-9
+            )  # where it is no bound but the angle itself
         said |= true > 0 and Z.shape[1] > 1
     return said
 
 
-@statement("Uniqueness is decided by the neurons that every match of v needs", "ours", SIMPLE, "one neuron has a single v-minimum match, and it is not the maximum match; another has several", examples=4)
+@statement(
+    "Uniqueness is decided by the neurons that every match of v needs",
+    "ours",
+    SIMPLE,
+    "one neuron has a single v-minimum match, and it is not the maximum match; another has several",
+    examples=4,
+)
 def test_uniqueness(case):
     unique = {}
     needs = {v: frozenset.intersection(*(M for M in case.matches if v in M)) for v in case.maximum}
     for v in case.maximum:
         minimal = case.oracle.minimal(v, case.e2)
-        assert (minimal == {needs[v]}) == (len(minimal) == 1) == (v in union(M for M in case.matches if M <= needs[v]))
+        assert (
+            (minimal == {needs[v]})
+            == (len(minimal) == 1)
+            == (v in union(M for M in case.matches if M <= needs[v]))
+        )
         unique[v] = len(minimal) == 1
     for first in case.given:
-        assert {v: neurons(m) for v, m in necessary(*first, epsilon=case.epsilon).items()} == needs and are_unique(*first, epsilon=case.epsilon) == unique
-        for v in some(sorted(unique), 2): assert is_unique(*first, v=v, epsilon=case.epsilon) == unique[v]
+        assert {
+            v: neurons(m) for v, m in necessary(*first, epsilon=case.epsilon).items()
+        } == needs and are_unique(*first, epsilon=case.epsilon) == unique
+        for v in some(sorted(unique), 2):
+            assert is_unique(*first, v=v, epsilon=case.epsilon) == unique[v]
     return not all(unique.values()) and any(unique[v] and needs[v] < case.maximum for v in unique)
 
 
 # Every epsilon at once
 
-@statement("The profile holds the maximum match of every epsilon", "ours", MAXIMUM, "three or more critical values below 1", layers(most=5), examples=3)
+
+@statement(
+    "The profile holds the maximum match of every epsilon",
+    "ours",
+    MAXIMUM,
+    "three or more critical values below 1",
+    layers(most=5),
+    examples=3,
+)
 def test_profile(case):
     breakpoints = case.oracle.breakpoints2()
     critical = {v: case.oracle.critical2(v) for v in case.oracle.neurons}
@@ -268,17 +493,23 @@ def test_profile(case):
             epsilon = float((low + high) / 2) ** 0.5
             assert profile.match(epsilon) == algorithm_1(case.X, case.Y, epsilon)
             assert neurons(profile.match(epsilon)) == case.oracle.maximum(epsilon**2)
-            assert profile.similarity(epsilon) == sum(c2 is not None and c2 <= epsilon**2 for c2 in critical.values()) / len(critical)
+            assert profile.similarity(epsilon) == sum(
+                c2 is not None and c2 <= epsilon**2 for c2 in critical.values()
+            ) / len(critical)
     return len(breakpoints) >= 3
 
 
 # Chance
 
 VECTORS = 20_000
-MARGIN = math.sqrt(math.log(2e9) / 2 / VECTORS)  # Hoeffding: the mean of so many values in [0, 1] is further off with probability below 1e-9
+MARGIN = math.sqrt(
+    math.log(2e9) / 2 / VECTORS
+)  # Hoeffding: the mean of so many values in [0, 1] is further off with probability below 1e-9
 
 
-@statement("Gaussian chance level", "ours", NEURONS, "the neurons span neither nothing nor everything")
+@statement(
+    "Gaussian chance level", "ours", NEURONS, "the neurons span neither nothing nor everything"
+)
 def test_chance_level(case):
     "On a span of n dimensions in R^d, the squared residual of Gaussian neurons is 1 - n/d on average."
     said, rng = False, np.random.default_rng(zlib.crc32(repr(case.key).encode()))
@@ -291,25 +522,42 @@ def test_chance_level(case):
     return said
 
 
-@statement("Full spans match everything", "ours", NEURONS, "both sides span all of R^d, d at least 2")
+@statement(
+    "Full spans match everything", "ours", NEURONS, "both sides span all of R^d, d at least 2"
+)
 def test_full_spans(case):
-    ranks = [[len(span_of_integers(Z[:d])) for Z in (case.X, case.Y)] for d in range(len(case.X) + 1)]
+    ranks = [
+        [len(span_of_integers(Z[:d])) for Z in (case.X, case.Y)] for d in range(len(case.X) + 1)
+    ]
     d = max(d for d, r in enumerate(ranks) if r == [d, d])
-    if not d: return False
+    if not d:
+        return False
     X, Y = case.X[:d], case.Y[:d]
     live = (X.any(0).sum() + Y.any(0).sum()) / (X.shape[1] + Y.shape[1])
     for first in given_of(X, Y):
-        assert max_match_similarity(*first, epsilon=0) == live == max_match_similarity(*first, epsilon=0.99)
+        assert (
+            max_match_similarity(*first, epsilon=0)
+            == live
+            == max_match_similarity(*first, epsilon=0.99)
+        )
         assert epsilon_profile(*first).breakpoints.tolist() == [0]
     return d > 1
 
 
 # The record
 
+
 def test_the_record_is_in_step(request):
     "The table in chapter Structure is made from it. `--record` writes it anew."
-    if request.config.getoption("--record"): write_record()
+    if request.config.getoption("--record"):
+        write_record()
     known = json.loads(RECORD.read_text())["statements"]
-    assert {name: {key: row[key] for key in about} for (name, about), row in zip(STATEMENTS.items(), map(known.get, STATEMENTS))} == STATEMENTS and len(known) == len(STATEMENTS)
+    assert {
+        name: {key: row[key] for key in about}
+        for (name, about), row in zip(STATEMENTS.items(), map(known.get, STATEMENTS))
+    } == STATEMENTS and len(known) == len(STATEMENTS)
     assert all(row["tried"] >= row["instances"] >= FIXED for row in known.values())
-    assert all(f"def {row['test'].removeprefix(FILE + '::')}(case)" in Path(__file__).read_text() for row in known.values())
+    assert all(
+        f"def {row['test'].removeprefix(FILE + '::')}(case)" in Path(__file__).read_text()
+        for row in known.values()
+    )
