@@ -1,36 +1,34 @@
-"""Run notebooks top to bottom, each in a fresh process, and store their outputs, whole or not at all."""
+"""Run notebooks top to bottom, each in a kernel of its own, and store their outputs, whole or not at all.
+
+    python tools/execute.py nbs/01_match.ipynb nbs/engine/peel.ipynb
+"""
 
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
-from execnb.nbio import read_nb
-from execnb.shell import CaptureShell
+from nbclient import NotebookClient
+from nbformat import NotebookNode
 
+ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
+SHARP = "%config InlineBackend.figure_formats = ['retina']"
 
 
-def stored(outputs):
-    "The outputs that say the same without a kernel: no widget, with what it draws, and no progress bar or warning."
+def stored(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    "What says the same without a kernel: no widget, no progress bar, no warning."
     if any(WIDGET in output.get("data", {}) for output in outputs):
         return []
     return [output for output in outputs if output.get("name") != "stderr"]
 
 
-def tidy(nb):
+def tidy(nb: NotebookNode) -> NotebookNode:
     "Drop what changes from run to run."
-    nb.metadata = {
-        "kernelspec": {
-            "display_name": "Python 3 (ipykernel)",
-            "language": "python",
-            "name": "python3",
-        }
-    }
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    nb.metadata = NotebookNode(kernelspec=kernel)
     for cell in nb.cells:
-        cell.metadata = {k: v for k, v in cell.metadata.items() if k == "tags"}
+        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "tags"})
         if cell.cell_type != "code":
             continue
         cell.execution_count = None
@@ -41,24 +39,25 @@ def tidy(nb):
     return nb
 
 
-def execute(name):
-    print("running", name, flush=True)
-    path = Path(name).resolve()
-    os.chdir(path.parent)  # as Jupyter and nbdev_test do
-    nb, shell = read_nb(path), CaptureShell(path.parent, mpl_format="retina")
-    shell.run_all(nb, exc_stop=True)
-    if shell.exc:
-        raise SystemExit(f"{name}: {shell.prettytb()}")
-    nb = {
-        k: nb[k] for k in ("cells", "metadata", "nbformat", "nbformat_minor")
-    }  # what execnb adds stays out: indices, this machine's path
-    for cell in nb["cells"]:
-        cell.pop("idx_", None)
+def run(path: Path) -> NotebookNode:
+    "The notebook with the outputs of a fresh run; raises CellExecutionError where a cell fails."
+    nb = nbformat.read(path, as_version=4)
+    nb.cells.insert(0, nbformat.v4.new_code_cell(SHARP))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    client = NotebookClient(nb, timeout=1200, kernel_name="python3", coalesce_streams=True)
+    client.execute(cwd=path.parent)
+    del nb.cells[0]
+    return tidy(nb)
+
+
+def execute(path: Path) -> None:
+    "Run a notebook and write it back."
+    print("running", path, flush=True)
     part = path.with_suffix(".part")
-    nbformat.write(tidy(nbformat.from_dict(nb)), part)
+    nbformat.write(run(path), part)
     os.replace(part, path)
 
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        list(pool.map(execute, sys.argv[1:]))
+    for name in sys.argv[1:]:
+        execute(Path(name).resolve())
