@@ -18,10 +18,11 @@ from tqdm.auto import tqdm
 
 from .engine.activations import Source, partners
 from .engine.analysis import floor_residuals, named_profile, saying
-from .engine.collecting import Collected, collect_all
+from .engine.collecting import collect_all
 from .engine.distributed import collect_distributed
 from .engine.files import load_tensors, save_tensors
 from .engine.groups import Group
+from .engine.layer import Collected, Layer
 from submatch_nb.engine.inputs import (
     EPSILONS,
     Sides,
@@ -562,7 +563,7 @@ def collect_activations(
     "The joint second moments of activations that are already there, some rows at a time. Raises as `compare_activations` does."
     if precision not in ("auto", "exact"):
         raise ValueError(f'precision is {precision!r}: use "auto" or "exact"')
-    a, b, collected = Source(a, "a"), Source(b, "b"), Collected()
+    a, b, collected = Source(a, "a"), Source(b, "b"), []
     for pair in partners(a, b, layers):
         X, Y = a.matrix(pair[0]), b.matrix(pair[1])
         if X.shape[0] != Y.shape[0]:
@@ -581,13 +582,8 @@ def collect_activations(
                 for source, name, Z in ((a, pair[0], X), (b, pair[1], Y))
             ]
             sums.add([Z.to(rows[0].device)[:, :, None] for Z in rows])
-        (
-            collected[layer],
-            collected.pairs[layer],
-            collected.neurons[layer],
-            collected.positions[layer],
-        ) = sums.moments((0, 1)), pair, "neuron", "all"
-    return collected
+        collected.append(Layer(layer, pair, "neuron", moments=sums.moments((0, 1))))
+    return Collected(collected)
 
 
 def compare_activations(

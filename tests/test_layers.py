@@ -953,7 +953,7 @@ def test_what_another_process_wants_exactly_is_collected_again():
     ((pair, collected),) = collect_all(models, IMAGES, **options).items()
     before = dict(collected)
     assert len(before) == 4 and {m.route for m in before.values()} == {"gram"}
-    distributed._again(
+    collected = distributed._again(
         models,
         IMAGES,
         pair,

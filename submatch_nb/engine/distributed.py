@@ -8,6 +8,7 @@ __all__ = ['collect_distributed']
 # %% ../../nbs/engine/distributed.ipynb #f5eaddba
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from submatch_nb.engine.collecting import (
     named_models,
 )
 from .feeding import count_inputs
+from .layer import Layer
 from .names import modules_of, split_call
 from submatch_nb.engine.processes import (
     add_processes,
@@ -32,7 +34,7 @@ from submatch_nb.engine.processes import (
 # %% ../../nbs/engine/distributed.ipynb #24257f31
 def _drawn(collected, layer) -> list:
     "The moments of every draw of one layer; a list of one where positions were not sampled."
-    return collected.draws.get(layer, [collected[layer]])
+    return collected.draws.get(layer, [collected[layer].moments])
 
 
 def _facts(mine) -> list:
@@ -104,7 +106,7 @@ def collect_distributed(
     ]
     with together():
         for pair, plan in zip(mine, plans):
-            _again(models, part, pair, mine[pair], plan, batch_size, options)
+            mine[pair] = _again(models, part, pair, mine[pair], plan, batch_size, options)
     if options.get("resume"):
         Path(options["resume"]).unlink(missing_ok=True)  # now that all have ended
     return {
@@ -124,7 +126,7 @@ def _again(models, part, pair, collected, plan, batch_size, options):
         )
     ]
     if not late:
-        return
+        return collected
     rest = {name: value for name, value in options.items() if name not in ("cross", "resume")}
     if isinstance(rest.get("preprocess"), Mapping):
         rest["preprocess"] = {name: own for name, own in rest["preprocess"].items() if name in pair}
@@ -135,10 +137,11 @@ def _again(models, part, pair, collected, plan, batch_size, options):
     (exact,) = collect_all(
         {name: models[name] for name in pair}, part, single, batch_size, False, "exact", **rest
     ).values()
-    for layer, again in zip(late, exact, strict=True):
-        collected[layer] = exact[again]
-        if again in exact.draws:
-            collected.draws[layer] = exact.draws[again]
+    again = {
+        layer: replace(collected[layer], moments=new.moments, draws=new.draws)
+        for layer, new in zip(late, exact.values(), strict=True)
+    }
+    return Collected({**collected, **again}.values())
 
 
 def _single(model, name) -> str:
@@ -148,18 +151,12 @@ def _single(model, name) -> str:
 
 def _added(mine, facts, plan) -> Collected:
     "The sum over all processes for one pair of networks."
-    added = Collected()
+    added = []
     for layer, (names, neurons, positions, _) in facts.items():
         draws = _drawn(mine, layer) if mine else [None] * len(plan[layer])
         draws = [
             add_processes(m, *sizes_and_route) for m, sizes_and_route in zip(draws, plan[layer])
         ]
-        added[layer], added.pairs[layer], added.neurons[layer], added.positions[layer] = (
-            draws[0],
-            tuple(names),
-            neurons,
-            positions,
-        )
-        if positions.startswith("sampled"):
-            added.draws[layer] = draws
-    return added
+        kept = tuple(draws) if positions.startswith("sampled") else ()
+        added.append(Layer(layer, tuple(names), neurons, positions, draws[0], kept))
+    return Collected(added)

@@ -23,6 +23,7 @@ from submatch_nb.engine.inputs import (
     warn_if_full,
     within,
 )
+from .layer import moments_of
 from .moments import Moments, UNIT
 from ..neurons import chance_epsilon, unit
 
@@ -444,6 +445,7 @@ def start(
     epsilon=0,  # in [0, 1)
 ):  # a Peel of all live neurons, the numbers of neurons, and the Moments
     "The common beginning of every fast function. Raises TypeError or ValueError where X, Y and epsilon do not fit; warns where the answer means little."
+    X = moments_of(X)
     if isinstance(X, Moments) and Y is not None:
         hint = f", as in epsilon={Y!r}" if isinstance(Y, float) else ""
         raise TypeError(
