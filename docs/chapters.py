@@ -3,7 +3,8 @@
 A notebook stays what it is, and readable anywhere; what only the site can do is added here, while Sphinx reads it:
 - `theorem *the ε-profile*` becomes its number and a link, in whatever chapter it stands, `chapter 02` and `chapter *Layers*` links, and `Wang et al. 2018` a citation;
   a statement that nobody states, a chapter that nobody wrote and a paper that is not in `references.bib` are errors;
-- each name in a module's `__all__` gets an API entry, its docments as parameters;
+- each module gets a page in reference/, with an entry for each name in its `__all__`;
+- a cell that is exported is shown with the first lines of its docstrings, a link to the entries, and folded where it is long;
 - a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other sliders say that they need one, and the explorer of the same layers stands in for some.
 """
 
@@ -25,7 +26,8 @@ REPOSITORY = "https://colab.research.google.com/github/{user}/{repo}/blob/{branc
 KINDS = "theorem|lemma|definition|corollary"
 STATEMENT = re.compile(rf":::\{{prf:({KINDS})\}} (.*?)(?: \(Wang et al\. 2018\))?\n:label: (\S+)")
 MENTION = re.compile(rf"\b({KINDS})(s?) \*([^*\n]+)\*(?: and \*([^*\n]+)\*)?", re.IGNORECASE)
-CHAPTER = re.compile(r"(?<!\[)\b([Cc]hapter) (?:(\d\d)\b|(\*)([^*\n]+)\*)")
+LONG = 40  # lines of an exported cell that is folded
+CHAPTER = re.compile(r"(?<!\[)\b([Cc]hapter|[Pp]age|[Gg]uide) (?:(\d\d)\b|(\*)([^*\n]+)\*)")
 
 
 def keys():
@@ -46,13 +48,53 @@ CITATION = re.compile(
 )
 
 
-def notebooks():
+PARTS = {  # caption in the sidebar -> numbers of its chapters
+    "I. The theory": ("00", "01", "02", "03", "04"),
+    "II. Two networks": ("05", "06", "07", "08"),
+    "III. Results": ("09",),
+}
+ENGINE = (  # the engine room, in the order in which it is read
+    "inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference", "theorems",
+    "architectures", "images", "training", "names", "capture", "positions", "feeding", "pairing",
+    "request", "sums", "roots", "groups", "layer", "collecting", "processes", "distributed",
+    "analysis", "figures", "activations", "saving", "experiments", "reproducing", "command_line",
+)  # fmt: skip
+
+
+def book():
+    "The chapters, in order."
     return sorted(NBS.glob("[0-9]*.ipynb"))
+
+
+def guides():
+    "The pages that answer how to do one thing."
+    return sorted(NBS.glob("guides/*.ipynb"))
+
+
+def engine():
+    "The engine room, in the order of reading; a page that nobody has placed stands at the end."
+    place = {name: i for i, name in enumerate(ENGINE)}
+    found = NBS.glob("engine/*.ipynb")
+    return sorted(found, key=lambda path: (place.get(path.stem, len(place)), path.stem))
+
+
+def notebooks():
+    "Every page that is a notebook, but the index."
+    return [*book(), *guides(), *engine()]
+
+
+def docname(path):
+    "What Sphinx calls a page."
+    return path.relative_to(NBS).with_suffix("").as_posix()
+
+
+def title_of(path):
+    return nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ").strip()
 
 
 @functools.cache
 def statements():
-    "(kind, title) -> label of every statement in every chapter."
+    "(kind, title) -> label of every statement on every page."
     text = "\n".join(
         cell.source
         for path in notebooks()
@@ -64,20 +106,14 @@ def statements():
 
 @functools.cache
 def chapters():
-    "Title -> name of the file."
-    return {
-        nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ").strip(): path.stem
-        for path in notebooks()
-    }
+    "Title -> name of the page."
+    return {title_of(path): docname(path) for path in notebooks()}
 
 
 def module_of(nb):
     "The module that a notebook exports, or None."
-    found = re.search(
-        r"^#\| default_exp (\w+)",
-        "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code"),
-        re.MULTILINE,
-    )
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    found = re.search(r"^#\| default_exp ([\w.]+)", code, re.MULTILINE)
     return found and f"submatch_nb.{found[1]}"
 
 
@@ -109,7 +145,7 @@ def linked(text, role, labels):
 
 def to_chapters(text, link):
     "Mentions of chapters, by number or title, as links. `link(words, name)` writes one; raises KeyError for a chapter that is not there."
-    names = chapters() | {path.stem[:2]: path.stem for path in notebooks()}
+    names = chapters() | {path.stem[:2]: path.stem for path in book()}
 
     def mention(m):
         if (m[2] or m[4]) not in names:
@@ -138,7 +174,7 @@ def prose(source, labels):
 def marked(text, labels):
     "Mentions of statements, papers and chapters as MyST writes references."
     return linked(
-        to_chapters(text, lambda m, name: f"[{m[0]}]({name}.ipynb)"),
+        to_chapters(text, lambda m, name: f"[{m[0]}](/{name}.ipynb)"),
         lambda role, target: f"{{{role}}}`{target}`",
         labels,
     )
@@ -158,53 +194,50 @@ def directives(source):
 
 
 def defined(code):
-    "What a cell defines: names of functions, classes and constants, and (class, method) of those patched in."
-    names, methods = [], []
+    "What a cell defines: names of functions, classes and constants."
+    names = []
     for node in ast.parse(code).body:
         if isinstance(node, ast.Assign):
             names += [target.id for target in node.targets if isinstance(target, ast.Name)]
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            if any(isinstance(d, ast.Name) and d.id == "patch" for d in node.decorator_list):
-                methods.append((node.args.args[0].annotation.id, node.name))
-            else:
-                names.append(node.name)
-    return names, methods
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+    return names
 
 
-def entries(module, names, methods, patched):
-    "The API entries of a cell."
-    public = import_module(module)
-    for name in names:
-        if name not in public.__all__ or name.startswith("_"):
-            continue
-        thing = getattr(public, name)
-        hidden = [
-            *patched.get(name, []),
-            *getattr(thing, "_fields", ["_"]),
-        ]  # entries of their own; a tuple's fields are in its signature
-        if isinstance(thing, type):
-            yield f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {', '.join(hidden)}"
-        elif callable(thing):
-            yield f".. autofunction:: {module}.{name}"
-        else:
-            yield f".. py:currentmodule:: {module}\n\n.. py:data:: {name}" + (
-                f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else ""
-            )
-    for cls, name in methods:
-        yield f".. automethod:: {module}.{cls}.{name}"
+def condensed(code):
+    "The code, each docstring cut to its first line: all of it stands in the reference."
+    lines = code.split("\n")
+    cuts = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            cuts.append((node.body[0].lineno, node.body[0].end_lineno, node.body[0].col_offset))
+    for first, last, indent in sorted(cuts, reverse=True):
+        if last > first:
+            text = lines[first - 1].strip().lstrip("rR").strip("\"'").strip()
+            text = text or lines[first].strip()
+            lines[first - 1 : last] = [" " * indent + f'"""{text}"""']
+    return "\n".join(lines)
 
 
-def exported(cell, code, module, patched):
-    "An exported cell: the entries of what it defines, then its source, folded."
-    names, methods = defined(code)
-    found = list(entries(module, names, methods, patched))
-    if found:
-        yield nbformat.v4.new_markdown_cell("```{eval-rst}\n" + "\n\n".join(found) + "\n```")
-    cell.source = code
-    cell.metadata = folded(
-        ", ".join([*names, *(f"{cls}.{name}" for cls, name in methods)]) or "imports"
-    )
+def exported(cell, code, module):
+    "An exported cell: its code without the long docstrings, and links to the entries of its public names."
+    names = defined(code)
+    cell.source = condensed(code)
+    long = len(cell.source.split("\n")) > LONG
+    if imports(code):
+        cell.metadata = folded("imports")
+    elif long:
+        cell.metadata = folded(", ".join(names))
     yield cell
+    found = [f"{{py:obj}}`{name} <{module}.{name}>`" for name in names if listed(module, name)]
+    if found:
+        text = f"Reference: {', '.join(found)}"
+        yield nbformat.v4.new_markdown_cell(f":::{{container}} reference-link\n{text}\n:::")
+
+
+def listed(module, name):
+    "Whether a name has an entry in the reference."
+    return name in import_module(module).__all__ and not name.startswith("_")
 
 
 def folded(what):
@@ -221,10 +254,11 @@ def imports(code):
     )
 
 
-def explorer(code):
-    "Run a cell that ends in an explorer; the explorer."
+def explorer(code, prelude=""):
+    "Run a cell that ends in an explorer, after the imports that stand before it; the explorer."
     *body, last = ast.parse(code).body
     space = {}
+    exec(prelude, space)
     exec(compile(ast.Module(body, []), "explorer", "exec"), space)
     return eval(compile(ast.Expression(last.value), "explorer", "eval"), space)
 
@@ -273,21 +307,17 @@ STAND_INS = {
 
 def needs_kernel(name):
     "What stands in the place of a slider that Python has to answer."
-    alive = name in STAND_INS
-    text = (
-        '<p class="needs-kernel">This needs a kernel: run this chapter, as its first lines say, to move it. '
-        + (
-            'The <a href="08_explorer.html">explorer</a> of the same layers, below, does not.</p>'
-            if alive
-            else 'The <a href="08_explorer.html">explorer</a> moves without one.</p>'
-        )
-    )
-    return [
-        nbformat.v4.new_output(
-            "display_data", {"text/html": text, "text/plain": re.sub("<[^>]*>", "", text)}
-        ),
-        *([live(STAND_INS[name]())] if alive else []),
-    ]
+    stand_in = STAND_INS.get(name)
+    explorer_page = "../" * name.count("/") + "08_explorer.html"
+    text = "This needs a kernel: run this chapter, as its first lines say, to move it. "
+    if stand_in:
+        text += f'The <a href="{explorer_page}">explorer</a> of the same layers, below, does not.'
+    else:
+        text += f'The <a href="{explorer_page}">explorer</a> moves without one.'
+    data = {"text/html": f'<p class="needs-kernel">{text}</p>'}
+    data["text/plain"] = re.sub("<[^>]*>", "", text)
+    note = nbformat.v4.new_output("display_data", data)
+    return [note, live(stand_in())] if stand_in else [note]
 
 
 def joined(cells):
@@ -304,48 +334,46 @@ def joined(cells):
 
 def converted(nb, labels, name, cfg):
     "The cells of a notebook as the site shows them."
-    read = [
-        (cell, *directives(cell.source)) if cell.cell_type == "code" else (cell, set(), cell.source)
-        for cell in nb.cells
-    ]
     module = module_of(nb)
-    patched = {}
-    for cell, found, code in read:
-        for cls, method in defined(code)[1] if found & {"export", "exporti"} else []:
-            patched.setdefault(cls, []).append(method)
-    for i, (cell, found, code) in enumerate(read):
+    prelude = f"from {module} import *\n" if module else ""
+    for i, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
             if {"colab", "readme"} & set(cell.metadata.get("tags", [])):
                 continue
             cell.source = prose(cell.source, labels)
             yield cell
-            if i == 0 and module:
+            if i == 0 and name != "index":
                 yield nbformat.v4.new_markdown_cell(run_this(name, cfg))
-        elif found & {"hide", "default_exp"} or "nbdev_export" in code:
             continue
-        elif found & {"export", "exporti"}:
-            yield from exported(cell, code, module, patched)
-        else:
-            cell.source = code.lstrip("\n")
-            for output in cell.outputs:
-                if "dataframe" in output.get("data", {}).get("text/html", ""):
-                    aligned(output)
-                if re.search(r"\S {3,}\S", output.get("text", "")):
-                    cell.metadata["tags"] = [
-                        *cell.metadata.get("tags", []),
-                        "columns",
-                    ]  # lines that must not be broken
-            if imports(cell.source):
-                cell.metadata = folded("imports")
-            if "explorer" in found:
-                cell.outputs = [live(explorer(code))]
-            elif re.search(r"\binteract\(", code) and not cell.outputs:
-                cell.outputs = needs_kernel(name)
-            elif any("image/png" in output.get("data", {}) for output in cell.outputs):
-                cell.metadata["mystnb"] = {
-                    "image": {"alt": f"Figure: {code.strip().splitlines()[-1]}"}
-                }
-            yield cell
+        found, code = directives(cell.source)
+        if found & {"hide", "default_exp"} or "nbdev_export" in code:
+            continue
+        if found & {"export", "exporti"}:
+            yield from exported(cell, code, module)
+            continue
+        if imports(code):
+            prelude += code + "\n"
+        yield shown(cell, found, code, name, prelude)
+
+
+def shown(cell, found, code, name, prelude):
+    "A teaching cell: its code, and what its stored outputs are on a page without a kernel."
+    cell.source = code.lstrip("\n")
+    for output in cell.outputs:
+        if "dataframe" in output.get("data", {}).get("text/html", ""):
+            aligned(output)
+        if re.search(r"\S {3,}\S", output.get("text", "")):  # lines that must not be broken
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "columns"]
+    if imports(cell.source):
+        cell.metadata = folded("imports")
+    if "explorer" in found:
+        cell.outputs = [live(explorer(code, prelude))]
+    elif re.search(r"\binteract\(", code) and not cell.outputs:
+        cell.outputs = needs_kernel(name)
+    elif any("image/png" in output.get("data", {}) for output in cell.outputs):
+        alt = f"Figure: {code.strip().splitlines()[-1]}"
+        cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    return cell
 
 
 def aligned(output):
@@ -378,7 +406,7 @@ def run_this(name, cfg):
     "How to run a chapter."
     url = REPOSITORY.format(name=name, **cfg)
     return (
-        f":::{{admonition}} Run this chapter\n:class: run-this\n:collapsible: closed\n\n{{download}}`Download the notebook <{name}.ipynb>` and open it in JupyterLab, with the package and its extra `lab` installed, "
+        f":::{{admonition}} Run this chapter\n:class: run-this\n:collapsible: closed\n\n{{download}}`Download the notebook </{name}.ipynb>` and open it in JupyterLab, with the package and its extra `lab` installed, "
         f"or [open it in Colab]({url}). In a checkout, `make lab` installs all that it takes and opens the paper. Outputs shown here are stored in the notebook; `make test` runs every chapter.\n:::"
     )
 
@@ -389,56 +417,118 @@ def run_this(name, cfg):
 def read(app, docname, source):
     "A notebook, as Sphinx reads it."
     path = Path(app.env.doc2path(docname))
-    if docname == "api":
-        source[0] += "\n".join(api_table()) + "\n"
     if path.suffix != ".ipynb":
         return
     nb = nbformat.reads(source[0], 4)
-    labels = statements()
-    nb.cells = list(
-        joined(
-            converted(
-                nb,
-                labels,
-                path.stem,
-                {key: app.config.submatch_cfg[key] for key in ("user", "repo", "branch")},
-            )
-        )
-    )
+    cfg = {key: app.config.submatch_cfg[key] for key in ("user", "repo", "branch")}
+    nb.cells = list(joined(converted(nb, statements(), docname, cfg)))
     if docname == "index":
         nb.cells.append(nbformat.v4.new_markdown_cell(contents()))
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    nb.metadata["source_map"] = list(
-        range(len(nb.cells))
-    )  # where a warning says a cell begins; MyST-NB's own 10,000 lines a cell are as many empty lines to parse before every entry
+    # Where a warning says a cell begins; MyST-NB's own 10,000 lines a cell are as many empty lines to parse
+    nb.metadata["source_map"] = list(range(len(nb.cells)))
     source[0] = nbformat.writes(nb)
+
+
+def tree(caption, pages):
+    "One part of the table of contents beside every page."
+    return f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{chr(10).join(pages)}\n```"
 
 
 def contents():
     "The table of contents beside every page."
-    chapter = "\n".join(
-        f"{path.stem[:2]}  {title} <{path.stem}>" for path, title in zip(notebooks(), chapters())
-    )
-    return f"```{{toctree}}\n:hidden:\n:caption: The paper\n\n{chapter}\n```\n\n```{{toctree}}\n:hidden:\n:caption: Reference\n\nNames <api>\nReferences <references>\nChanges <changelog>\n```"
+    named = {path.stem[:2]: f"{path.stem[:2]}  {title_of(path)} <{path.stem}>" for path in book()}
+    parts = {caption: [named.pop(no) for no in nos] for caption, nos in PARTS.items()}
+    if named:
+        raise KeyError(f"no part has the chapters {', '.join(named)}: place them in PARTS")
+    parts["Guides"] = [docname(path) for path in guides()]
+    parts["The engine room"] = [docname(path) for path in engine()]
+    parts["Reference"] = ["Public names <api>", "Modules <reference/index>"]
+    parts["Reference"] += ["References <references>", "Changes <changelog>"]
+    return "\n\n".join(tree(caption, pages) for caption, pages in parts.items())
+
+
+# The reference: written beside the notebooks, since Sphinx reads nothing else; git ignores it
+
+
+def modules():
+    "Module -> (title of the page that makes it, name of that page)."
+    found = {module_of(nbformat.read(path, 4)): path for path in notebooks()}
+    return {module: (title_of(path), docname(path)) for module, path in found.items() if module}
+
+
+def home(name):
+    "The module in whose page a public name has its entry."
+    import submatch_nb
+
+    return getattr(getattr(submatch_nb, name), "__module__", "")
+
+
+def first_line(thing):
+    "The first line of a docstring, its mentions linked, fit for a table."
+    line = (thing.__doc__ or "").strip().split("\n")[0]
+    return prose(line, statements()).replace("|", chr(92) + "|")
+
+
+def entry(module, name):
+    "One entry of the reference."
+    thing = getattr(import_module(module), name)
+    if isinstance(thing, type):
+        hidden = ", ".join(getattr(thing, "_fields", ["_"]))  # a tuple's are in its signature
+        return f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {hidden}"
+    if callable(thing):
+        return f".. autofunction:: {module}.{name}"
+    value = f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else ""
+    return f".. py:currentmodule:: {module}\n\n.. py:data:: {name}{value}"
+
+
+def module_page(module, title, page):
+    "The reference of one module."
+    public = import_module(module)
+    own = [name for name in public.__all__ if not name.startswith("_") and is_own(public, name)]
+    head = f"# {module}\n\n{(public.__doc__ or '').strip()}\nMade in [{title}](/{page}.ipynb).\n"
+    body = "\n\n".join(entry(module, name) for name in own)
+    return head + ("\n```{eval-rst}\n" + body + "\n```\n" if own else "")
+
+
+def is_own(public, name):
+    "Whether a module defines a name, and does not only hand it on."
+    where = getattr(getattr(public, name), "__module__", public.__name__)
+    return where == public.__name__ or not where.startswith("submatch_nb")
 
 
 def api_table():
     "The public names, by chapter, each with its first line."
     import submatch_nb
 
-    for title, name in chapters().items():
-        module = module_of(nbformat.read(NBS / f"{name}.ipynb", 4))
-        here = [
-            n
-            for n in submatch_nb.__all__
-            if getattr(getattr(submatch_nb, n), "__module__", "") == module
-        ]
+    yield "# Public names\n\nAll of these can be imported from `submatch_nb` itself."
+    for module, (title, page) in modules().items():
+        here = [name for name in submatch_nb.__all__ if home(name) == module]
         if not here:
             continue
-        yield f"\n## {title}\n\n[Chapter {name[:2]}]({name}.ipynb), `{module}`\n\n| name | what |\n| --- | --- |"
-        for n in here:
-            line = (getattr(submatch_nb, n).__doc__ or "").strip().split("\n")[0]
-            yield f"| {{py:obj}}`~{module}.{n}` | {prose(line, statements()).replace('|', chr(92) + '|')} |"
+        yield f"\n## {title}\n\n[{title}](/{page}.ipynb), `{module}`\n\n| name | what |\n| --- | --- |"
+        for name in here:
+            thing = getattr(submatch_nb, name)
+            yield f"| {{py:obj}}`{name} <{module}.{name}>` | {first_line(thing)} |"
+
+
+def write_reference(app):
+    "Write the pages of the reference, each only where it has changed."
+    pages = {"api": "\n".join(api_table()) + "\n"}
+    names = []
+    for module, (title, page) in modules().items():
+        names.append(module.removeprefix("submatch_nb."))
+        pages[f"reference/{names[-1]}"] = module_page(module, title, page)
+    tree_of = "\n".join(names)
+    pages["reference/index"] = f"# Modules\n\n```{{toctree}}\n:maxdepth: 1\n\n{tree_of}\n```\n"
+    for old in NBS.glob("reference/*.md"):
+        if docname(old) not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        path = NBS / f"{name}.md"
+        path.parent.mkdir(exist_ok=True)
+        if not path.is_file() or path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
 
 
 def rst(text, plain=lambda part: part):
@@ -452,32 +542,48 @@ def rst(text, plain=lambda part: part):
     )
 
 
+FIELD = re.compile(r"(\s*:(?:param|type|returns?|rtype|raises|ivar|vartype|var)[^:]*:\s?)(.*)")
+SECTION = re.compile(r"^:(param|type|returns)", re.MULTILINE)
+
+
 def docstring(app, what, name, obj, options, lines):
-    "Docstrings are plain text: names, statements and chapters are linked, docments become parameters."
-    chapter = lambda m, name: f"{m[1]} :doc:`{m[2] or m[4]} <{name}>`"
-    lines[:] = rst(
-        "\n".join(lines),
-        lambda part: to_chapters(
-            linked(part, lambda role, target: f":{role}:`{target}`", statements()), chapter
-        ),
-    ).split("\n")
+    "Docstrings are plain text: names, statements and chapters are linked; comments after arguments become parameters."
+    lines[:] = [line_of(line) for line in lines]
     function = obj.__init__ if isinstance(obj, type) else obj
-    if not callable(function) or what in ("property", "attribute") or not public(name):
-        return  # the arguments of a helper stand in its source
+    if not callable(function) or what in ("property", "attribute"):
+        return
+    if SECTION.search("\n".join(lines)):
+        return
+    lines += commented(function)
+
+
+def line_of(line):
+    "One line of a docstring as RST; the name of a field stays as it is."
+    field = FIELD.fullmatch(line)
+    return field[1] + linked_rst(field[2]) if field else linked_rst(line)
+
+
+def linked_rst(text):
+    def statement(role, target):
+        return f":{role}:`{target}`"
+
+    def chapter(m, name):
+        return f"{m[1]} :doc:`{m[2] or m[4]} </{name}>`"
+
+    return rst(text, lambda part: to_chapters(linked(part, statement, statements()), chapter))
+
+
+def commented(function):
+    "The comments after arguments as fields."
     try:
         comments = docments(function)
     except (TypeError, OSError, IndentationError):
         return
-    comment = lambda text: rst(" ".join(text.split()), lambda part: part.replace("*", r"\*"))
-    fields = [
-        f":param {arg}: {comment(text)}"
-        for arg, text in comments.items()
-        if text and arg not in ("return", "self", "cls")
-    ]
-    if comments.get("return"):
-        fields.append(f":returns: {comment(comments['return'])}")
-    if fields:
-        lines += ["", *fields, ""]
+    for arg, text in comments.items():
+        if not text or arg in ("self", "cls"):
+            continue
+        text = rst(" ".join(text.split()), lambda part: part.replace("*", r"\*"))
+        yield f":returns: {text}" if arg == "return" else f":param {arg}: {text}"
 
 
 def code(part):
@@ -490,13 +596,6 @@ def code(part):
         if name in submatch_nb.__all__
         else f"``{name}``"
     )
-
-
-def public(path):
-    "Whether the package has the name, or the class that a method belongs to, among its public ones."
-    import submatch_nb
-
-    return path.split(".")[2] in submatch_nb.__all__
 
 
 def finish(app, page, template, context, doctree):
@@ -515,6 +614,7 @@ def setup(app):
     import conf
 
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
+    app.connect("builder-inited", write_reference)
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)
     app.connect("html-page-context", finish)

@@ -17,13 +17,14 @@ language = "en"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
     "sphinx_proof",
     "sphinxcontrib.bibtex",
     "sphinx_copybutton",
     "sphinx-mathjax-offline",
     "chapters",
 ]
-exclude_patterns = [".ipynb_checkpoints", "runs"]
+exclude_patterns = ["**.ipynb_checkpoints", "**/runs", "runs"]
 
 # Notebooks: stored outputs, no script from elsewhere
 nb_execution_mode = "off"
@@ -41,6 +42,8 @@ prf_realtyp_to_countertyp = dict.fromkeys(
 bibtex_bibfiles = ["references.bib"]
 bibtex_reference_style = "author_year"
 bibtex_default_style = "plain"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
