@@ -7,24 +7,38 @@ __all__ = ['FUNCTIONS', 'batches', 'count_inputs', 'inputs_in', 'tensors_in', 'f
 
 # %% ../../nbs/engine/feeding.ipynb #340c5590
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from inspect import Parameter, signature
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
 
 from .names import is_kind, modules_of, unwrapped
 
 # %% ../../nbs/engine/feeding.ipynb #54646f6e
-def batches(
-    data,  # a `DataLoader`, a `Dataset`, a tensor or array of inputs, or an iterable of batches
-    batch_size=128,  # inputs in a batch, where `data` does not come in batches
-) -> Iterable:
-    "Cut data into batches. Raises TypeError for what is none of these."
+def batches(data: Any, batch_size: int = 128) -> Iterable:
+    """Cut data into batches.
+
+    Parameters
+    ----------
+    data
+        A `DataLoader`, a `Dataset`, a tensor or array of inputs, or an iterable of batches.
+    batch_size
+        Inputs in a batch, where `data` does not come in batches.
+
+    Raises
+    ------
+    TypeError
+        For what is none of these.
+    """
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
     if isinstance(data, Tensor):
@@ -34,67 +48,66 @@ def batches(
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
         return data
     raise TypeError(
-        f"data must be a DataLoader, a Dataset, a tensor or array of inputs, or an iterable of batches, not {type(data).__name__}"
+        "data must be a DataLoader, a Dataset, a tensor or array of inputs, "
+        f"or an iterable of batches, not {type(data).__name__}"
     )
 
+# %% ../../nbs/engine/feeding.ipynb #e71fc09a
+def _count_loaded(loader: DataLoader) -> int | None:
+    "How many inputs a loader gives; None: not known."
+    if loader.batch_sampler is None or loader.batch_size is None:
+        return None
+    sampler: Any = loader.sampler
+    if not hasattr(sampler, "__len__"):
+        return None
+    return len(loader) * loader.batch_size if loader.drop_last else len(sampler)
 
-def count_inputs(data) -> int | None:
+
+def count_inputs(data: Any) -> int | None:
     "How many inputs there are, where that is known before they have been read."
     if isinstance(data, DataLoader):
-        if (
-            data.batch_sampler is None
-            or data.batch_size is None
-            or not hasattr(data.sampler, "__len__")
-        ):
-            return None
-        return len(data) * data.batch_size if data.drop_last else len(data.sampler)
-    return (
-        len(data)
-        if isinstance(data, (Tensor, np.ndarray))
-        or isinstance(data, Dataset)
-        and hasattr(data, "__len__")
-        else None
-    )
+        return _count_loaded(data)
+    counted = isinstance(data, Dataset) and hasattr(data, "__len__")
+    return len(data) if counted or isinstance(data, (Tensor, np.ndarray)) else None
 
-
-def inputs_in(batch) -> int:
-    "How many inputs a batch has: as many as its first tensor or array, or list of something else."
+# %% ../../nbs/engine/feeding.ipynb #36239d48
+def inputs_in(batch: Any) -> int:
+    "How many inputs a batch has: as many as its first tensor, array or list of something else."
     if isinstance(batch, Mapping):
-        batch = next(
-            (v for v in batch.values() if isinstance(v, (Tensor, np.ndarray, list, tuple))), None
-        )
-    several = (
-        isinstance(batch, (tuple, list))
-        and batch
-        and isinstance(batch[0], (Tensor, np.ndarray, Mapping, tuple, list))
-    )
-    return inputs_in(batch[0]) if several else len(batch) if hasattr(batch, "__len__") else 1
+        columns = (Tensor, np.ndarray, list, tuple)
+        batch = next((value for value in batch.values() if isinstance(value, columns)), None)
+    if isinstance(batch, (tuple, list)):
+        first = next(iter(batch), None)
+        if isinstance(first, (Tensor, np.ndarray, Mapping, tuple, list)):
+            return inputs_in(first)
+    return len(batch) if hasattr(batch, "__len__") else 1
 
 
-def tensors_in(batch) -> list[Tensor]:
-    "All tensors in a batch."
+def tensors_in(batch: Any) -> list[Tensor]:
+    "All tensors in a batch that count their changes."
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if isinstance(batch, (tuple, list)):
-        return [t for part in batch for t in tensors_in(part)]
+        return [tensor for part in batch for tensor in tensors_in(part)]
     return [batch] if isinstance(batch, Tensor) and not batch.is_inference() else []
 
 # %% ../../nbs/engine/feeding.ipynb #1bc54752
-def _suit(value, model):
-    "A copy of a tensor or array on the model's device and, where both are floating point, in its precision; anything else as it is."
+def _suit(value: Any, model: nn.Module) -> Any:
+    """A copy of a tensor or array on the model's device, and in its precision; all else as it is.
+
+    Only floating-point numbers change their precision: token ids stay integers.
+    """
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
         return value
     weight = next(model.parameters(), value)
-    return value.to(
-        weight.device,
-        weight.dtype if value.is_floating_point() and weight.is_floating_point() else None,
-        copy=True,
-    )  # the model may change it in place
+    floating = value.is_floating_point() and weight.is_floating_point()
+    dtype = weight.dtype if floating else None
+    return value.to(weight.device, dtype, copy=True)  # the model may change it in place
 
 
-def _taken(model, batch) -> dict:
+def _taken(model: nn.Module, batch: Mapping) -> dict[str, Any]:
     "The entries of a dict that the model takes. Raises TypeError where it takes none."
     takes = signature(model.forward).parameters
     if any(p.kind is Parameter.VAR_KEYWORD for p in takes.values()):
@@ -102,30 +115,46 @@ def _taken(model, batch) -> dict:
     taken = {name: value for name, value in batch.items() if name in takes}
     if not taken:
         raise TypeError(
-            f"a batch has {', '.join(map(str, batch))}, and {type(model).__name__} takes {', '.join(takes)}: rename one of them"
+            f"a batch has {', '.join(map(str, batch))}, and {type(model).__name__} takes "
+            f"{', '.join(takes)}: rename one of them"
         )
     return taken
 
 # %% ../../nbs/engine/feeding.ipynb #166fad11
-def feed(
-    model,  # any `nn.Module`
-    batch,  # a tensor or array of inputs, a tuple or list that begins with one, or a dict of keyword arguments
-):
-    "Run a model on a copy of one batch, on the model's device and in its precision."
+def feed(model: nn.Module, batch: Any) -> Any:
+    """Run a model on a copy of one batch, on the model's device and in its precision.
+
+    Parameters
+    ----------
+    model
+        Any `nn.Module`.
+    batch
+        A tensor or array of inputs, a tuple or list that begins with one, or a dict of keyword
+        arguments, of which the model gets those that it has parameters for.
+
+    Returns
+    -------
+    What the model returns.
+
+    Raises
+    ------
+    TypeError
+        Where the model has no parameter of a name in the dict.
+    """
     if isinstance(batch, (tuple, list)):
         return feed(model, batch[0])
     if isinstance(batch, Mapping):
-        return model(
-            **{name: _suit(value, model) for name, value in _taken(unwrapped(model), batch).items()}
-        )
+        arguments = _taken(unwrapped(model), batch)
+        return model(**{name: _suit(value, model) for name, value in arguments.items()})
     return model(_suit(batch, model))
 
 # %% ../../nbs/engine/feeding.ipynb #6b6757d2
 @contextmanager
-def evaluating(
-    *models,  # any `nn.Module`s
-):
-    "Within the `with` block the models are in evaluation mode and no graph is built; every module's training flag is put back."
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Within the `with` block the models are in evaluation mode and no graph is built.
+
+    The training flag of every module is put back, also after an exception.
+    """
     flags = {module: module.training for model in models for module in model.modules()}
     try:
         for model in models:
@@ -155,39 +184,45 @@ FUNCTIONS = {
 
 
 class Functions(TorchFunctionMode):
-    "Counts, within its block, the activations in `.found` that no activation module owns, by the module that calls the function."
+    """Counts, within its block, the activations that are computed by no activation module.
 
-    def __init__(self, model):
+    `.found` has them by the name of the module that calls the function.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.modules, self.found, self.running = (
-            {"the model itself": model, **modules_of(model)},
-            Counter(),
-            [],
-        )
+        self.modules = {"the model itself": model, **modules_of(model)}
+        self.found: Counter[str] = Counter()
+        self.running: list[str] = []  # modules that have begun and not ended, the innermost last
+        self.handles: list[RemovableHandle] = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if (
-            getattr(func, "__name__", "") in FUNCTIONS
-            and self.running
-            and not is_kind(self.modules[self.running[-1]], "relu")
-        ):
-            self.found[self.running[-1]] += 1
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if self.running and getattr(func, "__name__", "") in FUNCTIONS:
+            caller = self.running[-1]
+            if not is_kind(self.modules[caller], "relu"):
+                self.found[caller] += 1
         return func(*args, **(kwargs or {}))
 
-    def __enter__(self):
-        begin = lambda name: lambda *_: self.running.append(name)
-        end = lambda *_: self.running.pop() and None
-        self.handles = [
-            h
-            for name, m in self.modules.items()
-            for h in (
-                m.register_forward_pre_hook(begin(name)),
-                m.register_forward_hook(end, always_call=True),
-            )
-        ]
+    def _begin(self, name: str, module: nn.Module, inputs: Any) -> None:
+        self.running.append(name)
+
+    def _end(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.running.pop()
+
+    def __enter__(self) -> "Functions":
+        for name, module in self.modules.items():
+            self.handles.append(module.register_forward_pre_hook(partial(self._begin, name)))
+            self.handles.append(module.register_forward_hook(self._end, always_call=True))
         return super().__enter__()
 
-    def __exit__(self, *error):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         for handle in self.handles:
             handle.remove()
-        return super().__exit__(*error)
+        super().__exit__(kind, error, traceback)
