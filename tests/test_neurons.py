@@ -634,7 +634,7 @@ def test_files_have_the_mode_of_any_new_file(tmp_path):
 )
 def test_second_moments_in_strips_and_chunks(n, strip, chunk, monkeypatch):
     "Whatever the sizes: every product of two neurons, both ways round, and a bound that grows with what is summed in a row."
-    monkeypatch.setattr("submatch_nb.engine.moments.STRIP", strip)
+    monkeypatch.setattr("submatch_nb.engine.moments.GRAM_STRIP", strip)
     monkeypatch.setattr("submatch_nb.engine.moments.CHUNK", chunk)
     Z = torch.as_tensor(np.random.default_rng(n).normal(size=(9, n)))
     gram, error = second_moments(Z)

@@ -435,7 +435,7 @@ def condense(
             if precise(peel):
                 return moments, peel
     moments = Moments(unit(X), unit(Y), root=True)
-    moments.error += 5 * UNIT  # scaling rounds each number twice
+    moments = moments.replaced(error=moments.error + 5 * UNIT)  # scaling rounds each number twice
     return moments, from_moments(moments)
 
 # %% ../../nbs/engine/peel.ipynb #fc77e05d

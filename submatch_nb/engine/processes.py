@@ -159,9 +159,8 @@ def add_processes(
                 continue
             one = Moments.from_parts(sum, count[rank], n_x, error[rank], root=root, skew=skew[rank])
             added = added + one if added else one
-        added.sum, added.count = sum, int(count.sum())
-    added.alike = torch.where(added.square > 0, alike, torch.arange(n, device=device))
-    return added
+        added = added.replaced(sum=sum, count=count.sum())
+    return added.replaced(alike=alike)
 
 
 def _alike_everywhere(moments, n_x, n_y) -> Tensor:
