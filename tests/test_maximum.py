@@ -397,7 +397,7 @@ def test_what_counts_as_0_is_what_is_known():
         squared.error < TOLERANCE == from_moments(squared).zero
         and from_moments(root).zero == TOLERANCE**2
     )
-    squared.error = 1e-9
+    squared = squared.replaced(error=1e-9)
     assert from_moments(squared).zero == 1e-9
 
 
