@@ -2,17 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+ONE := OMP_NUM_THREADS=1
+MINUTES ?= 60
+DRAW ?= 0
 
-.PHONY: help demo test lab docs bench mutate export readme paper data check clean
+.PHONY: help demo test test-long lab docs bench mutate export readme paper data check format pins clean
 help:           ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: .venv/.package   ## train two networks on digits and compare them, in runs/demo
 	$(BIN)/submatch demo --out runs/demo
 
-test: .venv/.dev       ## run every notebook, then the tests
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+test: .venv/.dev       ## run every notebook and the tests, in minutes
+	$(ONE) $(BIN)/pytest -n 2
+
+test-long: .venv/.dev  ## run what `make test` leaves out, up to an hour: kills, whole sweeps, foreign models, every page at every width
+	$(ONE) $(BIN)/pytest -n 2 --long --minutes $(MINUTES) --draw $(DRAW)
 
 lab: .venv/.dev        ## open the paper in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
@@ -27,7 +32,7 @@ bench: .venv/.dev      ## time the fast paths against the plain ones
 	$(BIN)/python tests/bench_explorer.py
 
 mutate: .venv/.dev     ## break match, maximum, simple and structure in every small way and list what no test notices (up to an hour)
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(ONE) $(BIN)/mutmut run --max-children 2
 	$(BIN)/mutmut results | grep -v plot_ || echo None survived.
 
 export: .venv/.dev     ## write submatch_nb from the notebooks
@@ -37,19 +42,33 @@ readme: .venv/.dev     ## write README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
 paper: .venv/.dev      ## run every notebook in place and store its outputs
-	$(BIN)/python tools/execute.py nbs/*.ipynb
+	$(ONE) $(BIN)/python tools/execute.py nbs/*.ipynb nbs/*/*.ipynb
 
-data: .venv/.dev       ## compare the networks of `make demo` again, for the explorer that comes with the package
-	$(BIN)/submatch demo --out runs/demo
-	$(BIN)/python tools/data.py
+data: .venv/.dev       ## train and compare the networks that come with the package again
+	$(ONE) $(BIN)/python tools/data.py
 
-check: .venv/.dev      ## the export and the README are in step with the notebooks
+check: .venv/.dev      ## style, types, and nothing generated is out of step with the notebooks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check nbs tests tools docs setup.py
+	$(BIN)/mypy
 	$(BIN)/python tools/readme.py --check
+	$(BIN)/python tools/version.py
 	$(BIN)/nbdev-export
 	git diff --exit-code --stat -- submatch_nb
 
+format: .venv/.dev     ## lay out code cells and tests as `make check` wants them
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format nbs tests tools docs setup.py
+	$(BIN)/nbdev-export
+
+pins:                  ## write constraints.txt anew: the newest versions that go together
+	$(PYTHON) -m venv .venv/pins
+	.venv/pins/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	.venv/pins/bin/python -m pip freeze --exclude submatch_nb | grep -vE '^(nvidia|cuda|triton)' > constraints.txt
+	rm -rf .venv/pins
+
 clean:                 ## remove the environment and what the runs wrote
-	rm -rf .venv runs _docs jupyter_execute mutants build dist *.egg-info
+	rm -rf .venv runs _docs nbs/reference nbs/api.md jupyter_execute mutants build dist *.egg-info
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "submatch needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

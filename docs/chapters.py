@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
+from parts import ENGINE, PARTS
 from pybtex.database import parse_file
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # what a build has to say are warnings
@@ -46,19 +47,6 @@ CITATION = re.compile(
     + "|".join(map(re.escape, KEYS))
     + ")"
 )
-
-
-PARTS = {  # caption in the sidebar -> numbers of its chapters
-    "I. The theory": ("00", "01", "02", "03", "04"),
-    "II. Two networks": ("05", "06", "07", "08"),
-    "III. Results": ("09",),
-}
-ENGINE = (  # the engine room, in the order in which it is read
-    "inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference", "theorems",
-    "architectures", "images", "training", "names", "capture", "positions", "feeding", "pairing",
-    "request", "sums", "roots", "groups", "layer", "collecting", "processes", "distributed",
-    "analysis", "figures", "activations", "saving", "experiments", "reproducing", "command_line",
-)  # fmt: skip
 
 
 def book():

@@ -1,8 +1,15 @@
-"""One thread per worker, fixed examples, `--long` for what takes minutes, `--record` for the record of the theorems."""
+"""What all tests share, and their two tiers.
+
+`pytest` runs the short tier: minutes. `pytest --long` runs what that leaves out, and nothing twice: kills, whole sweeps, foreign models, pages at every width. `--minutes M` cuts it short: the tests come in
+an order drawn from `--draw SEED`, and those that have not begun after M minutes are skipped. `--deep` takes ten times the examples, `--record` writes the record of the theorems.
+Each worker computes in one thread; examples are the same every time.
+"""
 
 import os
+import random
 import shutil
 import sys
+import time
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -121,23 +128,39 @@ def serious(page):
     ]
 
 
+def seeds(few, many):
+    "Seeds for `parametrize`: a few in the short tier, the others, up to many, in the long one."
+    return [*range(few), *(pytest.param(k, marks=pytest.mark.long) for k in range(few, many))]
+
+
 def pytest_addoption(parser):
-    parser.addoption(
-        "--long",
-        action="store_true",
-        help="also run the tests that take minutes, and ten times the examples",
-    )
+    parser.addoption("--long", action="store_true", help="run the long tier, and only it")
+    parser.addoption("--minutes", type=float, help="with --long: begin no test after so many")
+    parser.addoption("--draw", type=int, default=0, help="with --long: seed of the order")
+    parser.addoption("--deep", action="store_true", help="ten times the examples")
     parser.addoption("--record", action="store_true", help="write nbs/theorems.json")
 
 
 def pytest_configure(config):
-    if config.getoption("--long"):
+    if config.getoption("--deep"):
         settings.load_profile("deep")
+    config.began = time.monotonic()
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--long"):
+    long = config.getoption("--long")
+    chosen = [item for item in items if ("long" in item.keywords) == long]
+    named = config.invocation_params.args and any("::" in str(arg) for arg in config.args)
+    if named:  # a test asked for by its name is run, whatever its tier
         return
-    for item in items:
-        if "long" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="takes minutes: run with --long"))
+    left_out = [item for item in items if ("long" in item.keywords) != long]
+    config.hook.pytest_deselected(items=left_out)
+    if config.getoption("--minutes") is not None:
+        random.Random(config.getoption("--draw")).shuffle(chosen)
+    items[:] = chosen
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.monotonic() - item.config.began > 60 * minutes:
+        pytest.skip("no time left in this slice of the long tier")

@@ -1,6 +1,6 @@
 """Run notebooks top to bottom, each in a kernel of its own, and store their outputs, whole or not at all.
 
-    python tools/execute.py nbs/01_match.ipynb nbs/engine/peel.ipynb
+python tools/execute.py nbs/01_match.ipynb nbs/engine/peel.ipynb
 """
 
 import os

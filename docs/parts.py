@@ -1,0 +1,15 @@
+"""The order of the pages: parts of the book, rooms of the engine. The site and the README read it here."""
+
+# Caption -> numbers of its chapters
+PARTS = {
+    "I. The theory": ("00", "01", "02", "03", "04"),
+    "II. Two networks": ("05", "06", "07", "08"),
+    "III. Results": ("09",),
+}
+# In the order in which they are read
+ENGINE = (
+    "inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference", "theorems",
+    "architectures", "images", "training", "pair", "names", "capture", "positions", "feeding", "pairing",
+    "request", "sums", "roots", "groups", "layer", "collecting", "processes", "distributed",
+    "analysis", "figures", "activations", "saving", "experiments", "reproducing", "command_line",
+)  # fmt: skip
