@@ -6,7 +6,7 @@
 __all__ = ['COLORS']
 
 # %% ../../nbs/engine/drawing.ipynb #2c875de3
-# One colour for each thing, in every figure; told apart by readers with any colour vision (Okabe and Ito's palette).
+# One colour for each thing, in every figure (Okabe and Ito's palette)
 COLORS = {
     "a": "#0072B2",
     "b": "#D55E00",

@@ -10,14 +10,13 @@ __all__ = ['UNIT', 'CHUNK', 'GRAM_STRIP', 'SLACK', 'POLAR', 'CACHE_ROWS', 'NEARL
 # %% ../../nbs/engine/moments.ipynb #8f1cb6e6
 import dataclasses
 import math
-from os import PathLike
 from typing import Any, NamedTuple, Self, SupportsFloat, SupportsInt
 
 import torch
 from numpy import ndarray
 from numpy.typing import ArrayLike
 
-from .files import load_tensors, save_tensors
+from .files import FilePath, load_tensors, save_tensors
 from .inputs import Sides, both
 
 # %% ../../nbs/engine/moments.ipynb #0644bfad
@@ -30,7 +29,7 @@ def rounding(k: int) -> float:
     "How far, relatively, k roundings in a row can take a number: gamma_k = k u / (1 - k u)."
     return k * UNIT / (1 - k * UNIT)
 
-# %% ../../nbs/engine/moments.ipynb #cb932ea4
+# %% ../../nbs/engine/moments.ipynb #5907fa06
 class Gram(NamedTuple):
     "Second moments of n neurons; each entry is off by at most `error` times the lengths of its two neurons."
 
@@ -55,7 +54,7 @@ class Gram(NamedTuple):
         "The same with the neurons in another order."
         return Gram(self.matrix[order][:, order], self.error)
 
-# %% ../../nbs/engine/moments.ipynb #235fbb85
+# %% ../../nbs/engine/moments.ipynb #636b5f1e
 def add_products(gram: torch.Tensor, Z: torch.Tensor, strip: int = GRAM_STRIP) -> None:
     "Add Z @ Z.T, Z (n, samples), to the part of `gram`, (n, n), on and above the diagonal."
     for i in range(0, len(Z), strip):
@@ -76,7 +75,7 @@ def second_moments(*sides: torch.Tensor) -> Gram:
     gram = gram.triu_() + gram.triu(1).T
     return Gram(gram, rounding(len(chunks[0][0]) + len(chunks) - 1))
 
-# %% ../../nbs/engine/moments.ipynb #f97aab9b
+# %% ../../nbs/engine/moments.ipynb #734b37fd
 def check_squares(square: torch.Tensor, alive: torch.Tensor) -> None:
     """Raises ValueError where squares overflow, or are so small that they have lost digits.
 
@@ -124,7 +123,7 @@ class Root(NamedTuple):
         "The same with the neurons in another order."
         return Root(self.matrix[:, order], self.error, self.skew)
 
-# %% ../../nbs/engine/moments.ipynb #e3ec0e41
+# %% ../../nbs/engine/moments.ipynb #c5828321
 def r_factor(Z: torch.Tensor) -> Root:
     "R with the inner products of the columns of Z, (d, n), and bounds that are measured on Q."
     d, n = Z.shape
@@ -153,7 +152,7 @@ def _largest_loss(Z: torch.Tensor, Q: torch.Tensor, R: torch.Tensor, block: int)
     length = Z.norm(dim=0)
     return (lost.sqrt() / torch.where(length > 0, length, 1)).max().item()
 
-# %% ../../nbs/engine/moments.ipynb #b46dc6d8
+# %% ../../nbs/engine/moments.ipynb #98e67649
 def joined(one: Gram | Root, other: Gram | Root) -> Gram | Root:
     "That of the samples of both, on the device of the first; by R factor where both are."
     device = one.matrix.device
@@ -198,7 +197,7 @@ def first_equal(Z: torch.Tensor) -> torch.Tensor:
     first = torch.full_like(group, len(group)).scatter_reduce(0, group, index, "amin")
     return first[group]
 
-# %% ../../nbs/engine/moments.ipynb #8fd465ce
+# %% ../../nbs/engine/moments.ipynb #df3fb645
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
     "What `Moments` hold."
@@ -437,13 +436,13 @@ class Moments:
         about = {"count": self.count, "n_x": self.n_x, "error": self.error, "skew": self.skew}
         return tensors, about
 
-    def save(self, path: str | PathLike) -> None:
+    def save(self, path: FilePath) -> None:
         "Save to one safetensors file, written whole or not at all. Raises OSError where that is impossible."
         tensors, about = self.parts()
         save_tensors(path, "moments", tensors, **about)
 
     @classmethod
-    def load(cls, path: str | PathLike) -> Self:
+    def load(cls, path: FilePath) -> Self:
         "Load what `save` saved. Raises FileNotFoundError, or ValueError where the file is another one or damaged."
         tensors, about = load_tensors(path, "moments")
         return cls.from_parts(**tensors, **about)
