@@ -522,36 +522,38 @@ def write_reference(app):
 def rst(text, plain=lambda part: part):
     "Plain text with names in backticks as RST: the names linked, what RST would misread escaped, the rest through `plain`."
     parts = re.split(r"(`[^`\n]+`)", text)
-    return "".join(
-        code(part) + (r"\ " if re.match(r"\w", after) else "")
-        if i % 2
-        else plain(re.sub(r"([|_\\])", r"\\\1", part))
-        for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""]))
-    )
+    made = []
+    for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):
+        if i % 2:
+            made.append(code(part) + (r"\ " if re.match(r"\w", after) else ""))
+        else:
+            escaped = re.sub(r"([|\\]|(?<=\w)_(?!\w))", r"\\\1", part)
+            made.append(plain(escaped).replace("*", r"\*"))
+    return "".join(made)
 
 
-FIELD = re.compile(r"(\s*:(?:param|type|returns?|rtype|raises|ivar|vartype|var)[^:]*:\s?)(.*)")
-SECTION = re.compile(r"^:(param|type|returns)", re.MULTILINE)
+ARGUMENT = re.compile(r"\*{1,2}\w+( : .*)?")  # of a section Parameters
+EXAMPLE = re.compile(r"(>>>|\.\.\.)( |$)")
+SECTION = re.compile(r"^(Parameters|Returns|Yields)$", re.MULTILINE)
 
 
 def docstring(app, what, name, obj, options, lines):
     "Docstrings are plain text: names, statements and chapters are linked; comments after arguments become parameters."
-    lines[:] = [line_of(line) for line in lines]
+    example = False  # in one, up to the next blank line, nothing is read as text
+    for i, line in enumerate(lines):
+        example = bool(line.strip()) and (example or bool(EXAMPLE.match(line.strip())))
+        if not example and not ARGUMENT.fullmatch(line.strip()):
+            lines[i] = linked_rst(line)
     function = obj.__init__ if isinstance(obj, type) else obj
     if not callable(function) or what in ("property", "attribute"):
         return
-    if SECTION.search("\n".join(lines)):
-        return
-    lines += commented(function)
-
-
-def line_of(line):
-    "One line of a docstring as RST; the name of a field stays as it is."
-    field = FIELD.fullmatch(line)
-    return field[1] + linked_rst(field[2]) if field else linked_rst(line)
+    if not SECTION.search("\n".join(lines)):
+        lines += commented(function)
 
 
 def linked_rst(text):
+    "One line of a docstring, its mentions linked."
+
     def statement(role, target):
         return f":{role}:`{target}`"
 
@@ -570,7 +572,7 @@ def commented(function):
     for arg, text in comments.items():
         if not text or arg in ("self", "cls"):
             continue
-        text = rst(" ".join(text.split()), lambda part: part.replace("*", r"\*"))
+        text = rst(" ".join(text.split()))
         yield f":returns: {text}" if arg == "return" else f":param {arg}: {text}"
 
 
@@ -604,6 +606,6 @@ def setup(app):
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
     app.connect("builder-inited", write_reference)
     app.connect("source-read", read)
-    app.connect("autodoc-process-docstring", docstring)
+    app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon
     app.connect("html-page-context", finish)
     return {"parallel_read_safe": True, "version": "1"}

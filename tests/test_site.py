@@ -18,8 +18,22 @@ from submatch_nb.explorer import demo_comparison
 from submatch_nb.neurons import digits_layers
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = sorted(path.stem for path in (ROOT / "nbs").glob("*.ipynb"))
-PAGES = [*CHAPTERS, "api", "references", "changelog"]
+NBS = ROOT / "nbs"
+LONG = pytest.mark.long
+
+
+def named(pattern):
+    "The names of pages that are notebooks."
+    found = (path.relative_to(NBS).with_suffix("").as_posix() for path in NBS.glob(pattern))
+    return sorted(name for name in found if ".ipynb_checkpoints" not in name)
+
+
+CHAPTERS = named("[0-9]*.ipynb")
+NOTEBOOKS = ["index", *CHAPTERS, *named("guides/*.ipynb"), *named("engine/*.ipynb")]
+OTHERS = ["api", "references", "changelog", "reference/index", "reference/maximum"]
+PAGES = [*NOTEBOOKS, *OTHERS]
+# What the short tier opens in a browser: a page of each kind
+SHORT = ("index", "02_maximum", "08_explorer", "engine/peel", "guides/compare", "reference/maximum")
 ALIVE = {
     "index": 0.25,
     "08_explorer": 0.25,
@@ -91,7 +105,8 @@ def test_links_lead_somewhere(site, name):
         if re.match(r"https?:|mailto:|data:", target):
             continue
         file, _, fragment = unquote(target.split("?")[0]).partition("#")
-        path = site / file if file else site / f"{name}.html"
+        here = site / f"{name}.html"
+        path = here.parent / file if file else here
         assert path.is_file() or (path / "index.html").is_file(), target
         if fragment and path.suffix == ".html":
             if path not in ids:
@@ -99,14 +114,18 @@ def test_links_lead_somewhere(site, name):
             assert fragment in ids[path], target
 
 
-@pytest.mark.parametrize(
-    "name, width, scheme",
-    [
-        (name, *look)
-        for i, name in enumerate(PAGES)
-        for look in (LOOKS if name in ("index", "08_explorer") else [LOOKS[i % len(LOOKS)]])
-    ],
-)
+def looks():
+    "(page, width, scheme): the short tier sees a page of each kind once, the long tier every page, and two in all looks."
+    for i, name in enumerate(PAGES):
+        for look in LOOKS:
+            first = look == LOOKS[i % len(LOOKS)]
+            if not first and name not in ("index", "08_explorer"):
+                continue
+            marks = () if first and name in SHORT else LONG
+            yield pytest.param(name, *look, marks=marks, id=f"{name}-{look[0]}-{look[1]}")
+
+
+@pytest.mark.parametrize("name, width, scheme", looks())
 def test_legible_and_asks_for_nothing(site, opened, name, width, scheme):
     page = opened(site / f"{name}.html", width, scheme)
     page.wait_for_timeout(300)
@@ -205,10 +224,15 @@ def alive(page, name="index"):
     ]
 
 
-@pytest.mark.parametrize(
-    "name, width, scheme",
-    [(name, *look) for name in ALIVE for look in [(1280, "light"), (390, "dark")]],
-)
+def alive_looks():
+    "The short tier moves the explorer of the first page, the long tier those of all, wide and narrow."
+    for name in ALIVE:
+        for look in [(1280, "light"), (390, "dark")]:
+            short = (name, look[0]) == ("index", 1280)
+            yield pytest.param(name, *look, marks=() if short else LONG)
+
+
+@pytest.mark.parametrize("name, width, scheme", alive_looks())
 def test_the_explorer_is_alive(site, opened, name, width, scheme):
     page = opened(site / f"{name}.html", width, scheme)
     assert alive(page, name)
@@ -236,7 +260,7 @@ def test_a_dead_explorer_would_be_noticed(site, opened, tmp_path, spoil):
 
 
 def test_other_sliders_say_that_they_need_a_kernel(site):
-    for name in CHAPTERS:
+    for name in NOTEBOOKS:
         sliders = sum(
             "interact(" in cell.source
             for cell in nbformat.read(ROOT / f"nbs/{name}.ipynb", 4).cells
@@ -256,10 +280,10 @@ def test_statements_are_numbered_and_linked(site):
         re.findall(
             r"(?:Definition|Lemma|Theorem|Corollary) (\d+)", (site / f"{name}.html").read_text()
         )
-        for name in CHAPTERS[:-1]
+        for name in NOTEBOOKS[1:]
     ]
     assert {int(n) for found in titles for n in found} >= set(range(1, len(labels) + 1))
-    everything = "".join((site / f"{name}.html").read_text() for name in CHAPTERS)
+    everything = "".join((site / f"{name}.html").read_text() for name in NOTEBOOKS)
     for (kind, _), label in labels.items():
         assert everything.count(f'<div class="proof {kind} admonition" id="{label}">') == 1, label
     assert re.search(
@@ -288,7 +312,7 @@ def test_what_is_not_there_is_an_error():
     )
     assert (
         chapters.prose("Chapter *Match*, chapter 00 (Johnson 2019)", labels)
-        == "[Chapter *Match*](01_match.ipynb), [chapter 00](00_neurons.ipynb) ({cite:alp}`johnson2019`)"
+        == "[Chapter *Match*](/01_match.ipynb), [chapter 00](/00_neurons.ipynb) ({cite:alp}`johnson2019`)"
     )
 
 
@@ -306,42 +330,49 @@ def test_every_public_name_has_an_entry(site):
 
     text = (site / "api.html").read_text()
     for name in submatch_nb.__all__:
-        assert re.search(rf'href="\w+\.html#submatch_nb\.\w+\.{name}"', text), name
-    entry = (site / "02_maximum.html").read_text()
-    assert (
-        "(d, n_x) activations of the first network" in entry and "Source: epsilon_profile" in entry
-    )  # docments, folded source
+        module = getattr(submatch_nb, name).__module__
+        page = f"reference/{module.removeprefix('submatch_nb.')}"
+        assert f'href="{page}.html#{module}.{name}"' in text, name
+        assert f'id="{module}.{name}"' in (site / f"{page}.html").read_text(), name
 
 
-@pytest.mark.parametrize("name", [name for name in CHAPTERS if name != "index"])
+def test_an_entry_tells_what_the_docstring_tells(site):
+    entry = (site / "reference/maximum.html").read_text()
+    assert "Parameters" in entry and "activations" in entry
+    chapter = (site / "02_maximum.html").read_text()
+    assert 'href="reference/maximum.html#submatch_nb.maximum.epsilon_profile"' in chapter
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS[1:])
 def test_a_chapter_can_be_run(site, name):
     text = (site / f"{name}.html").read_text()
-    (notebook,) = re.findall(r'href="(_downloads/[^"]*\.ipynb)"', text)
-    assert (site / notebook).read_bytes() == (
-        ROOT / f"nbs/{name}.ipynb"
-    ).read_bytes() and f"/nbs/{name}.ipynb" in text
+    (notebook,) = re.findall(r'href="((?:\.\./)*_downloads/[^"]*\.ipynb)"', text)
+    downloaded = ((site / f"{name}.html").parent / notebook).resolve()
+    assert downloaded.read_bytes() == (NBS / f"{name}.ipynb").read_bytes()
+    assert f"/nbs/{name}.ipynb" in text
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_opens_in_colab(name):
-    import conf
-
-    cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", 4).cells
-    url = "https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{name}.ipynb".format(
-        name=name, **conf.cfg
-    )
-    assert f"]({url})" in cells[1].source and cells[1].metadata.get("tags") == ["colab"]
-    install = next(cell.source for cell in cells if cell.cell_type == "code")
-    assert (
-        install
-        == f"""#| hide
+INSTALL = """#| hide
 try:
     import submatch_nb
 except ImportError:  # in Colab, say
-    !git clone -q --depth 1 {conf.cfg["git_url"]}
-    %cd -q {conf.cfg["repo"]}/nbs
-    %pip install -q .. anywidget"""
-    )  # a chapter may read the files beside it
+    !git clone -q --depth 1 {url}
+    %cd -q {folder}
+    %pip install -q {up} anywidget"""
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_chapter_opens_in_colab(name):
+    import chapters
+    import conf
+
+    cells = nbformat.read(NBS / f"{name}.ipynb", 4).cells
+    url = chapters.REPOSITORY.format(name=name, **conf.cfg)
+    assert f"]({url})" in cells[1].source and cells[1].metadata.get("tags") == ["colab"]
+    folder = Path(conf.cfg["repo"], "nbs", name).parent
+    up = "/".join([".."] * (len(folder.parts) - 1))
+    install = next(cell.source for cell in cells if cell.cell_type == "code")
+    assert install == INSTALL.format(url=conf.cfg["git_url"], folder=folder, up=up)
 
 
 def test_the_index_leads_to_every_chapter(site):
