@@ -296,7 +296,7 @@ def epsilon_profile(
     peel, _, moments = start(X, Y)
     return peel_all(peel, moments, dead)
 
-# %% ../nbs/02_maximum.ipynb #ddf1d422
+# %% ../nbs/02_maximum.ipynb #ca2f5e5c
 def draw_share(ax: "Axes", critical: np.ndarray, **style: Any) -> None:
     "The share of critical values up to each epsilon, as steps."
     jumps = critical[critical < 1]

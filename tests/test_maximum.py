@@ -25,12 +25,9 @@ from submatch_nb.match import is_match
 from submatch_nb.engine.peel import (
     CONDITION,
     condense,
-    consequences,
     dependence,
     from_moments,
-    leave,
     root_of_gram,
-    settle,
     span_of,
     start,
     tells_apart,
@@ -432,7 +429,7 @@ def test_span_after_each_removal(kind, seed):
     ):
         gone = np.isin(np.arange(own.shape[1]), block)
         alive &= ~gone
-        if not leave(span, torch.as_tensor(gone)):
+        if not span.leave(torch.as_tensor(gone)):
             break
         np.testing.assert_allclose(
             span.residual2, fresh_residual2(own[:, alive], others), atol=1e-7
@@ -451,7 +448,7 @@ def test_span_that_swaps_in_a_nearly_parallel_spare():
             )
             for i in order:
                 alive[i] = False
-                if not leave(span, torch.arange(3) == i):
+                if not span.leave(torch.arange(3) == i):
                     break
                 np.testing.assert_allclose(
                     span.residual2,
@@ -464,12 +461,12 @@ def test_span_that_swaps_in_a_nearly_parallel_spare():
 @pytest.mark.parametrize(
     "settings_",
     [
-        {"BLOCK": 1},
-        {"BLOCK": 2},
-        {"BLOCK": 3, "ROOM": 1},
-        {"ROOM": 0},
-        {"SHRINK": 0.9},
-        {"BLOCK": 3, "SHRINK": 0.6},
+        {"PENDING_ROWS": 1},
+        {"PENDING_ROWS": 2},
+        {"PENDING_ROWS": 3, "DROP_BELOW": 1},
+        {"DROP_BELOW": 0},
+        {"AFRESH_BELOW": 0.9},
+        {"PENDING_ROWS": 3, "AFRESH_BELOW": 0.6},
         {"CONDITION": 0},
     ],
     ids=str,
@@ -490,14 +487,22 @@ def test_when_rows_settle_or_go_and_when_all_is_factored_afresh_changes_nothing(
         agree(*make(kind, seed), CLOSENESS.get(kind, 1e-8))
 
 
+def count_factoring(monkeypatch):
+    "A list that grows by the number of neurons each time that all is factored."
+    factored = []
+    begin = engine_peel.Peel.begin
+
+    def counted(self, F, *args):
+        factored.append(F.shape[1])
+        begin(self, F, *args)
+
+    monkeypatch.setattr(engine_peel.Peel, "begin", counted)
+    return factored
+
+
 def test_small_pivots_are_factored_afresh(monkeypatch):
     "What two near duplicates alone explain of others is still known when one, and then both, have left after many."
-    afresh, init = [], engine_peel.Peel.__init__
-    monkeypatch.setattr(
-        engine_peel.Peel,
-        "__init__",
-        lambda self, F, *args: (afresh.append(F.shape[1]), init(self, F, *args))[1],
-    )
+    afresh = count_factoring(monkeypatch)
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(2, 40, 8))
     X[:, 1] = X[:, 0] + 1e-7 * rng.normal(size=40)
@@ -524,11 +529,8 @@ def test_small_pivots_are_factored_afresh(monkeypatch):
 @pytest.mark.parametrize("block", [1, 3, 32])
 def test_where_no_digits_go_all_is_factored_once(block, monkeypatch):
     "One after another, several at once, and where copies take places: nothing is factored again until hardly any are left."
-    monkeypatch.setattr(engine_peel, "BLOCK", block)
-    afresh, init = [], engine_peel.Peel.__init__
-    monkeypatch.setattr(
-        engine_peel.Peel, "__init__", lambda self, *args: (afresh.append(1), init(self, *args))[1]
-    )
+    monkeypatch.setattr(engine_peel, "PENDING_ROWS", block)
+    afresh = count_factoring(monkeypatch)
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(2, 400, 12))
     for first in ((X, Y), (X[:, [*range(12), 3, 5]], Y)):
@@ -577,7 +579,7 @@ def test_what_is_waited_for_ends_the_peeling():
 @pytest.mark.parametrize("block", [1, 2, 3, 32])
 def test_copies_go_their_own_ways(kind, block, monkeypatch):
     "Copies of copies, each losing neurons in its own order, before and after rows are settled: every residual is a fresh factorisation's."
-    monkeypatch.setattr(engine_peel, "BLOCK", block)
+    monkeypatch.setattr(engine_peel, "PENDING_ROWS", block)
     X, Y = make(kind, 3)
     columns = np.concatenate([X, Y], 1)
     rng, peels = np.random.default_rng(block), [start(X, Y)[0]]
@@ -587,7 +589,8 @@ def test_copies_go_their_own_ways(kind, block, monkeypatch):
             continue
         peels.append(peel.copy())
         if rng.random() < 0.3:
-            settle(peel.by_x), settle(peel.by_y)
+            peel.by_x.settle()
+            peel.by_y.settle()
         if rng.random() < 0.3:
             peel.arrows(0.3)
         peel.remove(peel.ids == rng.choice(peel.left()))
@@ -616,14 +619,14 @@ def test_consequences_of_single_losses(kind, seed):
     )
     for _ in range(2):
         for limit in (0.01, 0.3):
-            above = consequences(span, limit).numpy()
+            above = span.consequences(limit).numpy()
             for i in alive.nonzero()[0]:
                 fresh = fresh_residual2(own[:, alive & (np.arange(len(alive)) != i)], others)
                 assert (fresh[above[i]] > limit - 1e-7).all()
                 if kind in ("gaussian", "relu_features"):
                     assert above[i][fresh > limit + 1e-9].all()
         gone = alive & (np.random.default_rng(seed).random(len(alive)) < 0.3)
-        if not leave(span, torch.as_tensor(gone)):
+        if not span.leave(torch.as_tensor(gone)):
             break
         alive &= ~gone
 
@@ -663,8 +666,8 @@ def test_no_consequence_is_drawn_from_lost_digits():
         span = span_of(
             *(torch.as_tensor(Z / np.linalg.norm(Z, axis=0)) for Z in (own, others)), 1e-22
         )
-        assert leave(span, torch.arange(6) == 0)
-        above = consequences(span, 0.5)
+        assert span.leave(torch.arange(6) == 0)
+        above = span.consequences(0.5)
         assert not above[1].any() and above[2:].any()
 
 

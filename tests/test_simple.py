@@ -175,7 +175,13 @@ def test_algorithm_2_tells_what_it_tries():
 
 
 @pytest.mark.parametrize(
-    "settings_", [{"BLOCK": 1}, {"BLOCK": 2, "ROOM": 1}, {"BLOCK": 3, "SHRINK": 0.6}], ids=str
+    "settings_",
+    [
+        {"PENDING_ROWS": 1},
+        {"PENDING_ROWS": 2, "DROP_BELOW": 1},
+        {"PENDING_ROWS": 3, "AFRESH_BELOW": 0.6},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_search_with_hardly_anything_pending(kind, settings_, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from .moments import UNIT, Moments, r_factor, rounding
 from .peel import live_neurons, unit_gram, unit_root
 
-# %% ../../nbs/engine/brackets.ipynb #96f36e62
+# %% ../../nbs/engine/brackets.ipynb #e62a0457
 Array = TypeVar("Array")
 
 
@@ -49,7 +49,7 @@ def residual2_steps(own: torch.Tensor, cross: torch.Tensor, shift: float) -> tor
     steps[1 : k + 1] = 1 + shift - explained
     return steps
 
-# %% ../../nbs/engine/brackets.ipynb #e484e0ca
+# %% ../../nbs/engine/brackets.ipynb #d1e335cf
 MARGIN = 1.1  # for the roundings of the bars' own arithmetic: both theorems on bars
 KNOWN = 0.01  # the largest tau, or sigma, with which anything is said
 GRAM_ROUNDINGS = 10  # k + 2 of them by Higham's theorems 10.3 and 10.5, the rest scales and sums
@@ -130,7 +130,7 @@ def bars(moments: Moments, own: torch.Tensor, others: torch.Tensor) -> Bounds[to
     finer = bars_from_root(columns, len(own), moments.error, moments.skew)
     return Bounds(torch.maximum(low, finer.lower), torch.minimum(high, finer.upper))
 
-# %% ../../nbs/engine/brackets.ipynb #1587f926
+# %% ../../nbs/engine/brackets.ipynb #1b2c0bff
 def bounds_of_rounds(
     of: Bounds[torch.Tensor],
     own_left: torch.Tensor,

@@ -350,7 +350,7 @@ def unit_root(moments: Moments, columns: torch.Tensor) -> torch.Tensor:
     assert moments.root is not None
     return moments.root[:, columns] / moments.square[columns].sqrt()
 
-# %% ../../nbs/engine/peel.ipynb #995156d5
+# %% ../../nbs/engine/peel.ipynb #cab9c3a5
 APART = 1e-3  # rounding may be this share of a neuron's squared distance to the others
 
 
@@ -419,7 +419,7 @@ def condense(X: torch.Tensor, Y: torch.Tensor) -> tuple[Moments, Peel]:
     moments = moments.replaced(error=moments.error + SCALING_ROUNDINGS * UNIT)
     return moments, from_moments(moments)
 
-# %% ../../nbs/engine/peel.ipynb #3cfd3cca
+# %% ../../nbs/engine/peel.ipynb #1cd6cb6f
 class Start(NamedTuple):
     "What every fast function begins with."
 
@@ -474,7 +474,7 @@ def start(
     warn_if_chance(epsilon, moments.count, max(peel.n_x, len(peel.ids) - peel.n_x))
     return Start(peel, Sides(moments.n_x, moments.n_y), moments)
 
-# %% ../../nbs/engine/peel.ipynb #16335959
+# %% ../../nbs/engine/peel.ipynb #e628f372
 def said_twice(Y: object) -> str:
     "What is wrong where Y is given beside moments."
     hint = f", as in epsilon={Y!r}" if isinstance(Y, float) else ""
