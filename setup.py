@@ -21,7 +21,7 @@ readme = (
     .read_text(encoding="utf-8")
     .replace("](nbs/images/", f"]({raw}/nbs/images/")
 )
-readme = re.sub(r"\]\(nbs/(\w+)\.ipynb\)", rf"]({site}/\1.html)", readme)
+readme = re.sub(r"\]\(nbs/([\w/]+)\.ipynb\)", rf"]({site}/\1.html)", readme)
 
 requirements = cfg["requirements"].split()
 lab = cfg["lab_requirements"].split()
@@ -46,7 +46,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=[cfg["lib_name"] + "*"]),
-    package_data={cfg["lib_name"]: ["assets/*", "configs/*"]},
+    package_data={cfg["lib_name"]: ["assets/*", "configs/*", "py.typed"]},
     install_requires=requirements,
     extras_require={"lab": lab, "dev": lab + dev},
     entry_points={"console_scripts": [cfg["console_scripts"]]},
