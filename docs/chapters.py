@@ -1,11 +1,17 @@
-"""Sphinx reads nbdev's notebooks: directives become tags, exported symbols API entries above their folded source, explorers live pages.
+"""Sphinx reads nbdev's notebooks: directives become tags, exported symbols API entries above their
+folded source, explorers live pages.
 
-A notebook stays what it is, and readable anywhere; what only the site can do is added here, while Sphinx reads it:
-- `theorem *the ε-profile*` becomes its number and a link, in whatever chapter it stands, `chapter 02` and `chapter *Layers*` links, and `Wang et al. 2018` a citation;
-  a statement that nobody states, a chapter that nobody wrote and a paper that is not in `references.bib` are errors;
+A notebook stays what it is, and readable anywhere; what only the site can do is added here, while
+Sphinx reads it:
+- `theorem *the ε-profile*` becomes its number and a link, in whatever chapter it stands, `chapter
+  02` and `chapter *Layers*` links, and `Wang et al. 2018` a citation;
+  a statement that nobody states, a chapter that nobody wrote and a paper that is not in
+  `references.bib` are errors;
 - each module gets a page in reference/, with an entry for each name in its `__all__`;
-- a cell that is exported is shown with the first lines of its docstrings, a link to the entries, and folded where it is long;
-- a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other sliders say that they need one, and the explorer of the same layers stands in for some.
+- a cell that is exported is shown with the first lines of its docstrings, a link to the entries,
+  and folded where it is long;
+- a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other
+  sliders say that they need one, and the explorer of the same layers stands in for some.
 """
 
 import ast
@@ -36,7 +42,10 @@ def keys():
     for key, entry in parse_file(Path(__file__).with_name("references.bib")).entries.items():
         first, *others = [" ".join(person.last_names) for person in entry.persons["author"]]
         yield (
-            f"{first}{' et al.' if len(others) > 1 else f' and {others[0]}' if others else ''} {entry.fields['year']}",
+            (
+                f"{first}{' et al.' if len(others) > 1 else f' and {others[0]}' if others else ''}"
+                f" {entry.fields['year']}"
+            ),
             key,
         )
 
@@ -109,14 +118,17 @@ def module_of(nb):
 
 
 def linked(text, role, labels):
-    "Mentions of statements and papers as references. `role(name, target)` writes one; raises KeyError for a statement that nobody states and a paper that is not in the list."
+    """Mentions of statements and papers as references. `role(name, target)` writes one; raises
+    KeyError for a statement that nobody states and a paper that is not in the list.
+    """
 
     def statement(m):
         kind, *titles = m[1].lower(), *filter(None, m.groups()[2:])
         for title in titles:
             if (kind, title.lower()) not in labels:
                 raise KeyError(
-                    f"no chapter states the {m[1]} *{title}*; there are: {', '.join(f'{k} *{t}*' for k, t in sorted(labels))}"
+                    f"no chapter states the {m[1]} *{title}*; there are:"
+                    f" {', '.join(f'{k} *{t}*' for k, t in sorted(labels))}"
                 )
         return " and ".join(role("prf:ref", labels[kind, title.lower()]) for title in titles)
 
@@ -132,7 +144,9 @@ def linked(text, role, labels):
 
 
 def to_chapters(text, link):
-    "Mentions of chapters, by number or title, as links. `link(words, name)` writes one; raises KeyError for a chapter that is not there."
+    """Mentions of chapters, by number or title, as links. `link(words, name)` writes one; raises
+    KeyError for a chapter that is not there.
+    """
     names = chapters() | {path.stem[:2]: path.stem for path in book()}
 
     def mention(m):
@@ -208,7 +222,9 @@ def condensed(code):
 
 
 def exported(cell, code, module):
-    "An exported cell: its code without the long docstrings, and links to the entries of its public names."
+    """An exported cell: its code without the long docstrings, and links to the entries of its
+    public names.
+    """
     names = defined(code)
     cell.source = condensed(code)
     long = len(cell.source.split("\n")) > LONG
@@ -365,7 +381,9 @@ def shown(cell, found, code, name, prelude):
 
 
 def aligned(output):
-    "A table with one row of headings, its columns of words marked, to be set from the left and, where they are long, in several lines."
+    """A table with one row of headings, its columns of words marked, to be set from the left and,
+    where they are long, in several lines.
+    """
     page = BeautifulSoup(output.data["text/html"], "html.parser")
     for first, second in (
         rows
@@ -381,7 +399,7 @@ def aligned(output):
     for column in (
         column
         for table in page.select("table.dataframe")
-        for column in zip(*(row.select("th, td") for row in table.select("tr")))
+        for column in zip(*(row.select("th, td") for row in table.select("tr")), strict=False)
     ):
         texts = [cell.text for cell in column if cell.find_parent("tbody")]
         if any(re.search("[A-Za-z]{2}", text) and text != "NaN" for text in texts):
@@ -394,8 +412,11 @@ def run_this(name, cfg):
     "How to run a chapter."
     url = REPOSITORY.format(name=name, **cfg)
     return (
-        f":::{{admonition}} Run this chapter\n:class: run-this\n:collapsible: closed\n\n{{download}}`Download the notebook </{name}.ipynb>` and open it in JupyterLab, with the package and its extra `lab` installed, "
-        f"or [open it in Colab]({url}). In a checkout, `make lab` installs all that it takes and opens the paper. Outputs shown here are stored in the notebook; `make test` runs every chapter.\n:::"
+        ":::{admonition} Run this chapter\n:class: run-this\n:collapsible:"
+        f" closed\n\n{{download}}`Download the notebook </{name}.ipynb>` and open it in JupyterLab,"
+        f" with the package and its extra `lab` installed, or [open it in Colab]({url}). In a"
+        " checkout, `make lab` installs all that it takes and opens the paper. Outputs shown here"
+        " are stored in the notebook; `make test` runs every chapter.\n:::"
     )
 
 
@@ -413,7 +434,8 @@ def read(app, docname, source):
     if docname == "index":
         nb.cells.append(nbformat.v4.new_markdown_cell(contents()))
     nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
-    # Where a warning says a cell begins; MyST-NB's own 10,000 lines a cell are as many empty lines to parse
+    # Where a warning says a cell begins; MyST-NB's own 10,000 lines a cell are as many empty lines
+    # to parse
     nb.metadata["source_map"] = list(range(len(nb.cells)))
     source[0] = nbformat.writes(nb)
 
@@ -494,7 +516,10 @@ def api_table():
         here = [name for name in submatch_nb.__all__ if home(name) == module]
         if not here:
             continue
-        yield f"\n## {title}\n\n[{title}](/{page}.ipynb), `{module}`\n\n| name | what |\n| --- | --- |"
+        yield (
+            f"\n## {title}\n\n[{title}](/{page}.ipynb), `{module}`\n\n| name | what |\n| --- |"
+            " --- |"
+        )
         for name in here:
             thing = getattr(submatch_nb, name)
             yield f"| {{py:obj}}`{name} <{module}.{name}>` | {first_line(thing)} |"
@@ -520,7 +545,9 @@ def write_reference(app):
 
 
 def rst(text, plain=lambda part: part):
-    "Plain text with names in backticks as RST: the names linked, what RST would misread escaped, the rest through `plain`."
+    """Plain text with names in backticks as RST: the names linked, what RST would misread escaped,
+    the rest through `plain`.
+    """
     parts = re.split(r"(`[^`\n]+`)", text)
     made = []
     for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):
@@ -538,7 +565,9 @@ SECTION = re.compile(r"^(Parameters|Returns|Yields)$", re.MULTILINE)
 
 
 def docstring(app, what, name, obj, options, lines):
-    "Docstrings are plain text: names, statements and chapters are linked; comments after arguments become parameters."
+    """Docstrings are plain text: names, statements and chapters are linked; comments after
+    arguments become parameters.
+    """
     example = False  # in one, up to the next blank line, nothing is read as text
     for i, line in enumerate(lines):
         example = bool(line.strip()) and (example or bool(EXAMPLE.match(line.strip())))
@@ -589,7 +618,9 @@ def code(part):
 
 
 def finish(app, page, template, context, doctree):
-    "A list of references without a role that its entries do not fit; each figure in a box that the keyboard can scroll (the theme takes those that fit out of its way)."
+    """A list of references without a role that its entries do not fit; each figure in a box that
+    the keyboard can scroll (the theme takes those that fit out of its way).
+    """
     if "body" not in context:
         return
     body = context["body"].replace(

@@ -1,4 +1,6 @@
-"""The docs site: Sphinx reads the notebooks in nbs/ as they are, with their stored outputs (`make docs`)."""
+"""The docs site: Sphinx reads the notebooks in nbs/ as they are, with their stored outputs (`make
+docs`).
+"""
 
 import sys
 from configparser import ConfigParser
@@ -11,7 +13,7 @@ config.read(here.parent / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
 project, author, release, version = cfg["title"], cfg["author"], cfg["version"], cfg["version"]
-copyright = cfg["copyright"]
+copyright = cfg["copyright"]  # noqa: A001 (what Sphinx calls it)
 language = "en"
 
 extensions = [

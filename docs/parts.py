@@ -1,4 +1,6 @@
-"""The order of the pages: parts of the book, rooms of the engine. The site and the README read it here."""
+"""The order of the pages: parts of the book, rooms of the engine. The site and the README read it
+here.
+"""
 
 # Caption -> numbers of its chapters
 PARTS = {
@@ -8,8 +10,10 @@ PARTS = {
 }
 # In the order in which they are read
 ENGINE = (
-    "inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference", "theorems",
-    "architectures", "images", "training", "pair", "names", "capture", "positions", "feeding", "pairing",
-    "request", "sums", "roots", "groups", "layer", "collecting", "processes", "distributed",
-    "analysis", "figures", "activations", "saving", "experiments", "reproducing", "command_line",
-)  # fmt: skip
+    *("inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference"),
+    *("theorems", "architectures", "images", "training", "pair"),
+    *("names", "capture", "positions", "feeding", "pairing", "request"),
+    *("sums", "roots", "groups", "layer", "collecting", "processes", "distributed"),
+    *("analysis", "comparing", "tables", "figures", "activations", "saving"),
+    *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
+)

@@ -1,7 +1,10 @@
 """What all tests share, and their two tiers.
 
-`pytest` runs the short tier: minutes. `pytest --long` runs what that leaves out, and nothing twice: kills, whole sweeps, foreign models, pages at every width. `--minutes M` cuts it short: the tests come in
-an order drawn from `--draw SEED`, and those that have not begun after M minutes are skipped. `--deep` takes ten times the examples, `--record` writes the record of the theorems.
+`pytest` runs the short tier: minutes. `pytest --long` runs what that leaves out, and nothing twice:
+kills, whole sweeps, foreign models, pages at every width. `--minutes M` cuts it short: the tests
+come in
+an order drawn from `--draw SEED`, and those that have not begun after M minutes are skipped.
+`--deep` takes ten times the examples, `--record` writes the record of the theorems.
 Each worker computes in one thread; examples are the same every time.
 """
 
@@ -15,10 +18,10 @@ from pathlib import Path
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-import pytest
-import torch
-from filelock import FileLock
-from hypothesis import HealthCheck, Phase, settings
+import pytest  # noqa: E402 (after the threads are set)
+import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
+from hypothesis import HealthCheck, Phase, settings  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "docs"))
 torch.set_num_threads(1)
@@ -70,7 +73,8 @@ def browser():
     "A real browser with an empty profile; the tests that need one are skipped where there is none."
     if not CHROMIUM:
         pytest.skip(
-            "no Chromium on this machine: install it (apt-get install chromium) to run the browser tests"
+            "no Chromium on this machine: install it (apt-get install chromium) to run the browser"
+            " tests"
         )
     playwright = pytest.importorskip(
         "playwright.sync_api",
@@ -84,10 +88,12 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    "open(url, width, scheme) -> a page without a network; what it asked for beyond its own files is in `.asked`, what went wrong in `.errors`."
+    """open(url, width, scheme) -> a page without a network; what it asked for beyond its own files
+    is in `.asked`, what went wrong in `.errors`.
+    """
     contexts = []
 
-    def open(url, width=1200, scheme="light", **settings):
+    def open_page(url, width=1200, scheme="light", **settings):
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, **settings
         )
@@ -110,7 +116,7 @@ def opened(browser):
         page.goto(str(url) if "://" in str(url) else url.resolve().as_uri())
         return page
 
-    yield open
+    yield open_page
     for context in contexts:
         context.close()
 

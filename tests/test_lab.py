@@ -1,4 +1,6 @@
-"""The explorer in a live JupyterLab: the chapter is run there, Python sees what the reader does, and the page what Python does."""
+"""The explorer in a live JupyterLab: the chapter is run there, Python sees what the reader does,
+and the page what Python does.
+"""
 
 import json
 import os
@@ -28,7 +30,8 @@ def lab(tmp_path_factory):
     "A JupyterLab with the chapter in its folder: its address, and the folder."
     if not CHROMIUM:
         pytest.skip(
-            "no Chromium on this machine: install it (apt-get install chromium) to run the browser tests"
+            "no Chromium on this machine: install it (apt-get install chromium) to run the browser"
+            " tests"
         )
     for name in ("jupyterlab", "anywidget", "playwright"):
         pytest.importorskip(
@@ -100,7 +103,9 @@ def run_all(browser, lab, name="chapter.ipynb"):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.wait_for_function(
-        "() => { const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(p => p.textContent); return prompts.length && prompts.every(p => !p.includes('*') && p.trim() !== '[ ]:'); }",
+        "() => { const prompts = [...document.querySelectorAll('.jp-CodeCell"
+        " .jp-InputPrompt')].map(p => p.textContent); return prompts.length && prompts.every(p =>"
+        " !p.includes('*') && p.trim() !== '[ ]:'); }",
         timeout=240_000,
     )
     return page
@@ -143,7 +148,8 @@ def test_the_chapter_runs_and_both_sides_see_each_other(browser, lab):
     page = run_all(browser, lab)
     assert (
         page.locator(
-            ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+            ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'],"
+            " .jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
         ).count()
         == 0
     )
@@ -169,7 +175,8 @@ def test_the_chapter_runs_and_both_sides_see_each_other(browser, lab):
     assert (
         ask(
             page,
-            "explorer.epsilon = 0.123456; explorer.layer = 'fc2.relu'; explorer.epsilon = 0.2000001; explorer.selected = ('y', 7); print('set')",
+            "explorer.epsilon = 0.123456; explorer.layer = 'fc2.relu'; explorer.epsilon ="
+            " 0.2000001; explorer.selected = ('y', 7); print('set')",
         )
         == "set"
     )
@@ -188,9 +195,11 @@ def test_a_script_that_says_nothing_would_be_noticed(browser, lab):
     nb = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_code_cell(
-                "from submatch_nb import explorer as e\nasset = e.asset\nclass Mute:\n    def __init__(self, path): self.path = path\n"
-                "    def read_text(self, code): return self.path.read_text(code).replace('model.save_changes();', '')\ne.asset = lambda name: Mute(asset(name)) if name == 'explorer.js' else asset(name)\n"
-                "explorer = e.explore(e.demo_comparison(), layer='fc1.relu')\nexplorer"
+                "from submatch_nb import explorer as e\nasset = e.asset\nclass Mute:\n    def"
+                " __init__(self, path): self.path = path\n    def read_text(self, code): return"
+                " self.path.read_text(code).replace('model.save_changes();', '')\ne.asset = lambda"
+                " name: Mute(asset(name)) if name == 'explorer.js' else asset(name)\nexplorer ="
+                " e.explore(e.demo_comparison(), layer='fc1.relu')\nexplorer"
             )
         ]
     )

@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom, and prints what is stored in it.
 
-Compared is text: what cells print and show, to the last digit. What changes from run to run or from machine to machine (a time, a file's size) stands in a cell that begins with `#| varies`.
+Compared is text: what cells print and show, to the last digit. What changes from run to run or from
+machine to machine (a time, a file's size) stands in a cell that begins with `#| varies`.
 """
 
 import sys
@@ -41,8 +42,12 @@ def differences(before, after):
 def test_notebook_runs_and_prints_what_is_stored(path):
     execute = pytest.importorskip("execute", reason="no nbclient: pip install '.[dev]'")
     found = list(differences(nbformat.read(path, 4), execute.run(path)))
-    text = "\n".join(f"cell {number}\n--- stored\n{old}\n--- now\n{new}" for number, old, new in found)
-    assert not found, f"{path.name} prints other things now: run `make paper`, and read them\n{text}"
+    text = "\n".join(
+        f"cell {number}\n--- stored\n{old}\n--- now\n{new}" for number, old, new in found
+    )
+    assert not found, (
+        f"{path.name} prints other things now: run `make paper`, and read them\n{text}"
+    )
 
 
 def test_a_stale_output_is_found():

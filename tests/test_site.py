@@ -1,4 +1,6 @@
-"""The docs site, built without a warning and opened from disk without a network: every page is legible and asks for nothing, and the explorer on it is alive."""
+"""The docs site, built without a warning and opened from disk without a network: every page is
+legible and asks for nothing, and the explorer on it is alive.
+"""
 
 import os
 import re
@@ -88,8 +90,13 @@ def spoiled(site, tmp_path, name, change):
 
 # Every page
 
-CLIPPED = """async () => { await window.MathJax?.startup?.promise; return [...document.querySelectorAll("mjx-container")]
-    .filter(formula => formula.getBoundingClientRect().right > innerWidth && !formula.closest("div.math")).map(formula => formula.closest("p, li, td").textContent); }"""
+CLIPPED = """async () => {
+    await window.MathJax?.startup?.promise;
+    const wide = formula => formula.getBoundingClientRect().right > innerWidth;
+    return [...document.querySelectorAll("mjx-container")]
+        .filter(formula => wide(formula) && !formula.closest("div.math"))
+        .map(formula => formula.closest("p, li, td").textContent);
+}"""
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -115,7 +122,9 @@ def test_links_lead_somewhere(site, name):
 
 
 def looks():
-    "(page, width, scheme): the short tier sees a page of each kind once, the long tier every page, and two in all looks."
+    """(page, width, scheme): the short tier sees a page of each kind once, the long tier every
+    page, and two in all looks.
+    """
     for i, name in enumerate(PAGES):
         for look in LOOKS:
             first = look == LOOKS[i % len(LOOKS)]
@@ -225,7 +234,9 @@ def alive(page, name="index"):
 
 
 def alive_looks():
-    "The short tier moves the explorer of the first page, the long tier those of all, wide and narrow."
+    """The short tier moves the explorer of the first page, the long tier those of all, wide and
+    narrow.
+    """
     for name in ALIVE:
         for look in [(1280, "light"), (390, "dark")]:
             short = (name, look[0]) == ("index", 1280)
@@ -305,14 +316,17 @@ def test_what_is_not_there_is_an_error():
         chapters.prose("in chapter 98", labels)
     assert (
         chapters.prose(
-            "## By theorem *b*\n\nBy Theorem *the ε-profile* (Wang et al. 2018), not `theorem *x*`; theorems *the ε-profile* and *b*, [chapter 98](x)",
+            "## By theorem *b*\n\nBy Theorem *the ε-profile* (Wang et al. 2018), not `theorem *x*`;"
+            " theorems *the ε-profile* and *b*, [chapter 98](x)",
             labels,
         )
-        == "## By theorem *b*\n\nBy {prf:ref}`thm-p` ({cite:alp}`wang2018`), not `theorem *x*`; {prf:ref}`thm-p` and {prf:ref}`thm-b`, [chapter 98](x)"
+        == "## By theorem *b*\n\nBy {prf:ref}`thm-p` ({cite:alp}`wang2018`), not `theorem *x*`;"
+        " {prf:ref}`thm-p` and {prf:ref}`thm-b`, [chapter 98](x)"
     )
     assert (
         chapters.prose("Chapter *Match*, chapter 00 (Johnson 2019)", labels)
-        == "[Chapter *Match*](/01_match.ipynb), [chapter 00](/00_neurons.ipynb) ({cite:alp}`johnson2019`)"
+        == "[Chapter *Match*](/01_match.ipynb), [chapter 00](/00_neurons.ipynb)"
+        " ({cite:alp}`johnson2019`)"
     )
 
 
@@ -321,7 +335,8 @@ def test_a_broken_explorer_cell_is_an_error():
 
     with pytest.raises(KeyError, match="fc9"):
         chapters.explorer(
-            "from submatch_nb.explorer import demo_comparison, explore\nexplore(demo_comparison(), layer='fc9')"
+            "from submatch_nb.explorer import demo_comparison, explore\nexplore(demo_comparison(),"
+            " layer='fc9')"
         )
 
 
@@ -378,7 +393,8 @@ def test_a_chapter_opens_in_colab(name):
 def test_the_index_leads_to_every_chapter(site):
     text = (site / "index.html").read_text()
     rows = re.findall(
-        r'<tr class="row-\w+"><td><p>(\d\d)</p></td>\s*<td><p><a class="reference internal" href="(\w+)\.html">',
+        r'<tr class="row-\w+"><td><p>(\d\d)</p></td>\s*<td><p><a class="reference internal"'
+        r' href="(\w+)\.html">',
         text,
     )
     assert [name for _, name in rows] == [name for name in CHAPTERS if name != "index"] and all(

@@ -1,4 +1,5 @@
-"""Run notebooks top to bottom, each in a kernel of its own, and store their outputs, whole or not at all.
+"""Run notebooks top to bottom, each in a kernel of its own, and store their outputs, whole or not
+at all.
 
 python tools/execute.py nbs/01_match.ipynb nbs/engine/peel.ipynb
 """
