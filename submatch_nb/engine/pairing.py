@@ -195,7 +195,7 @@ def paired(
         pairs |= dict.fromkeys(together(calls_a, calls_b))
     return list(pairs)
 
-# %% ../../nbs/engine/pairing.ipynb #f3f7436d
+# %% ../../nbs/engine/pairing.ipynb #4d03803f
 class View(NamedTuple):
     "What one network contributes to a comparison: a layer, averaged where grids differ."
 
