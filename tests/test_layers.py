@@ -1,4 +1,7 @@
-"""Capturing layers of real models: what a copy, a call, a neuron and a stream are, and what happens when something fails midway."""
+"""Capturing layers of real models: what a copy, a call, a neuron and a stream are.
+
+Also what happens when something fails midway.
+"""
 
 import gc
 import re
@@ -7,7 +10,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from conftest import CIFAR, needs_cifar
+from exact import assert_bound_holds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from instances import KINDS, make
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import (
@@ -24,11 +31,12 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import convnext_tiny, resnet18, vgg11, vgg16_bn, vit_b_16
 from torchvision.models.vgg import cfgs, make_layers
 
-from submatch_nb.engine import collecting, distributed, roots as roots_module, sums
-from conftest import CIFAR, needs_cifar
-from exact import assert_bound_holds
-from instances import KINDS, make
+from submatch_nb.engine import collecting, distributed, sums
+from submatch_nb.engine import roots as roots_module
 from submatch_nb.engine.feeding import inputs_in
+from submatch_nb.engine.files import save_tensors
+from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.processes import share
 from submatch_nb.engine.roots import Roots
 from submatch_nb.layers import (
@@ -43,9 +51,6 @@ from submatch_nb.layers import (
     layer_names,
 )
 from submatch_nb.maximum import epsilon_profile
-from submatch_nb.engine.files import save_tensors
-from submatch_nb.engine.inputs import SubmatchWarning
-from submatch_nb.engine.moments import Moments
 
 DIGITS = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
 IMAGES = nn.functional.interpolate(DIGITS[:20], size=32).expand(-1, 3, -1, -1).contiguous()
@@ -75,12 +80,26 @@ def hooks(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
+def flags(model):
+    "Which of its modules are training."
+    return [module.training for module in model.modules()]
+
+
+def outputs_of(a, b, inputs, layers="relu"):
+    "What two networks, in evaluation mode, put out for the same inputs."
+    with evaluating(a, b), capture(a, layers) as x, capture(b, layers) as y:
+        a(inputs)
+        b(inputs)
+    return x, y
+
+
 class Failing(nn.Module):
     "Runs a network, and raises on the batch numbered `at`."
 
     def __init__(self, net, at):
         super().__init__()
-        self.net, self.at, self.runs = net, at, 0
+        self.net, self.at = net, at
+        self.runs = 0
 
     def forward(self, x):
         y = self.net[:4](x)
@@ -167,7 +186,8 @@ class Branching(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.grad = nn.ReLU(), nn.ReLU(), []
+        self.one, self.two = nn.ReLU(), nn.ReLU()
+        self.grad = []
 
     def forward(self, x):
         self.grad.append(torch.is_grad_enabled())
@@ -197,12 +217,15 @@ def test_kinds():
 
 def test_unknown_layers_list_those_there_are():
     model = resnet()
-    with pytest.raises(
-        KeyError,
-        match=r"no layer 'layer1.0.con1' in ResNet \(did you mean 'layer1.0.conv1'.*layer4.1.conv2.*kinds: relu",
+    with (
+        pytest.raises(
+            KeyError,
+            match=r"no layer 'layer1.0.con1' in ResNet \(did you mean 'layer1.0.conv1'"
+            r".*layer4.1.conv2.*kinds: relu",
+        ),
+        capture(model, ["fc", "layer1.0.con1"]),
     ):
-        with capture(model, ["fc", "layer1.0.con1"]):
-            pass
+        pass
     with pytest.raises(KeyError, match="no layer 'layer9:1'"):
         layer_names(model, "layer9:1")
     with pytest.raises(KeyError, match="no module of kind 'relu' in Linear"):
@@ -227,27 +250,21 @@ def test_layer_that_did_not_run():
 
 
 def test_capture_only_watches():
-    "Flags, weights, statistics of a model in evaluation mode, gradients and hooks are as they were, and outputs carry no graph."
+    "Flags, weights, gradients and hooks are as they were, and outputs carry no graph."
     model = resnet()
     model.layer1.train()
-    flags = [m.training for m in model.modules()]
+    before = flags(model)
     with capture(model, "conv") as outputs:
         model(IMAGES[:4]).sum().backward()
-    assert (
-        hooks(model) == 0
-        and [m.training for m in model.modules()] == flags
-        and torch.is_grad_enabled()
-    )
-    assert model.conv1.weight.grad is not None and not any(
-        o.requires_grad for o in outputs.values()
-    )
+    assert hooks(model) == 0 and flags(model) == before and torch.is_grad_enabled()
+    assert model.conv1.weight.grad is not None
+    assert not any(o.requires_grad for o in outputs.values())
 
 
 def test_hooks_go_after_an_exception():
     model = Failing(small(), at=0)
-    with pytest.raises(RuntimeError, match="midway"):
-        with capture(model, "relu") as outputs:
-            model(DIGITS[:3])
+    with pytest.raises(RuntimeError, match="midway"), capture(model, "relu") as outputs:
+        model(DIGITS[:3])
     assert hooks(model) == 0 and list(outputs) == ["net.1", "net.3"]
 
 
@@ -275,9 +292,8 @@ def test_tuples_and_what_is_no_tensor():
     with capture(odd, "all") as outputs:
         odd(DIGITS[:2])
     assert list(outputs) == ["0"]
-    with pytest.raises(TypeError, match="layer '1' puts out str"):
-        with capture(odd, ["1"]):
-            odd(DIGITS[:2])
+    with pytest.raises(TypeError, match="layer '1' puts out str"), capture(odd, ["1"]):
+        odd(DIGITS[:2])
     assert hooks(odd) == 0
 
 
@@ -311,8 +327,7 @@ def test_neurons():
 def test_streaming_is_all_at_once(batch_size):
     a, b = resnet(0), resnet(1)
     layers = ["relu", "layer1.0.relu", "layer4.1.relu", "fc"]
-    with evaluating(a, b), capture(a, layers) as x, capture(b, layers) as y:
-        a(IMAGES), b(IMAGES)
+    x, y = outputs_of(a, b, IMAGES, layers)
     whole = {
         name: Moments(as_matrix(x[name])[0], as_matrix(y[name])[0])
         for name in [
@@ -334,26 +349,21 @@ def test_streaming_is_all_at_once(batch_size):
 
 
 def test_precision_and_routes():
-    "Second moments where they tell neurons apart, R factors where they do not or where asked for; the same inner products."
+    "Second moments where they tell neurons apart, R factors where not or where asked for."
     a, b = small(0), small(1)
-    plain, exact = (
-        collect(a, b, DIGITS, progress=False),
-        collect(a, b, DIGITS, progress=False, precision="exact"),
-    )
-    assert (
-        {m.route for m in plain.values()} == {"gram"}
-        and {m.route for m in exact.values()} == {"root"}
-        and same(plain, exact)
-    )
+    plain = collect(a, b, DIGITS, progress=False)
+    exact = collect(a, b, DIGITS, progress=False, precision="exact")
+    assert {m.route for m in plain.values()} == {"gram"}
+    assert {m.route for m in exact.values()} == {"root"}
+    assert same(plain, exact), "the same inner products"
     with torch.no_grad():  # two units of the last layer that are almost one
         a[5].weight[1] = a[5].weight[0] * (1 + 1e-6)
         a[5].bias[1] = a[5].bias[0]
         a[5].bias[:2] += 3  # alive
     routes = {layer: m.route for layer, m in collect(a, b, DIGITS, progress=False).items()}
     assert routes == {"1": "gram", "3": "gram", "6": "root"}
-    few = collect(a, b, DIGITS[:9], ["6"], progress=False)[
-        "6"
-    ]  # fewer samples than neurons: the activations themselves
+    # fewer samples than neurons: the activations themselves
+    few = collect(a, b, DIGITS[:9], ["6"], progress=False)["6"]
     assert few.route == "root" and few.error == few.skew == 0 and len(few.root) == 9
     with pytest.raises(ValueError, match="precision is 'high'"):
         collect(a, b, DIGITS, precision="high")
@@ -374,23 +384,21 @@ def grown_apart(Z, rng):
 
 
 def streamed(layers):
-    "The moments of two layers whose samples come in by sixes, and for each that had a root to be substituted in whether it was."
+    """The moments of two layers whose samples come in by sixes, and which samples were substituted.
+
+    Of each sample that had a root to be substituted in: whether it was.
+    """
     roots, tried = Roots(*(layer.shape[1] for layer in layers), "cpu"), []
     follow = roots.follow
 
     def noted(Z, room):
-        ready, before, gram, root = (
-            len(roots.root) == len(Z),
-            Z.clone(),
-            roots.gram.clone(),
-            roots.root,
-        )
+        ready, before = len(roots.root) == len(Z), Z.clone()
+        gram, root = roots.gram.clone(), roots.root
         followed = follow(Z, room)
         if ready:
             tried.extend(followed.tolist())
-        assert torch.equal(Z, before) and (
-            followed.any() or torch.equal(gram, roots.gram) and root is roots.root
-        )
+        assert torch.equal(Z, before)
+        assert followed.any() or (torch.equal(gram, roots.gram) and root is roots.root)
         return followed
 
     roots.follow = noted
@@ -402,7 +410,8 @@ def streamed(layers):
 @pytest.fixture
 def short_chunks(monkeypatch):
     "Chunks of four samples: the first sixteen of eight neurons are factored."
-    monkeypatch.setattr(roots_module, "CHUNK", 4), monkeypatch.setattr(roots_module, "ROOM", 0)
+    monkeypatch.setattr(roots_module, "CHUNK", 4)
+    monkeypatch.setattr(roots_module, "ROOM", 0)
 
 
 @pytest.mark.parametrize(
@@ -448,6 +457,7 @@ def test_samples_are_substituted_where_that_loses_nothing_and_factored_where_it_
         )
 
 
+@pytest.mark.long
 def test_vgg_relu_layers():
     torch.manual_seed(0)
     a, b = vgg11(num_classes=10).eval(), vgg11(num_classes=10).eval()
@@ -511,11 +521,12 @@ def test_half_precision_weights():
 
 def test_models_are_left_as_they_were():
     a, b = resnet(0), resnet(1)
-    a.train(), b.layer2.train()
-    flags = [[m.training for m in model.modules()] for model in (a, b)]
+    a.train()
+    b.layer2.train()
+    before = flags(a), flags(b)
     state = {k: v.clone() for k, v in a.state_dict().items()}
     collect(a, b, IMAGES, ["fc"], progress=False)
-    assert [[m.training for m in model.modules()] for model in (a, b)] == flags
+    assert (flags(a), flags(b)) == before
     assert all(torch.equal(v, state[k]) for k, v in a.state_dict().items()), (
         "batch norm counted the images: not in evaluation mode"
     )
@@ -531,7 +542,7 @@ def test_no_graph_is_built():
 def test_an_exception_midway_leaves_no_trace():
     a, b = small(0).train(), Failing(small(1), at=1).train()
     b.net[2].eval()
-    flags = [m.training for m in b.modules()]
+    before = flags(b)
     with pytest.raises(RuntimeError, match="midway"):
         collect(a, b, DIGITS[:30], [("0", "net.0")], batch_size=10, progress=False)
 
@@ -541,12 +552,8 @@ def test_an_exception_midway_leaves_no_trace():
 
     with pytest.raises(OSError, match="went away"):
         collect(a, a, data(), progress=False)
-    assert (
-        a.training
-        and [m.training for m in b.modules()] == flags
-        and hooks(a) == hooks(b) == 0
-        and torch.is_grad_enabled()
-    )
+    assert a.training and flags(b) == before
+    assert hooks(a) == hooks(b) == 0 and torch.is_grad_enabled()
 
 
 def test_different_architectures_by_pairs():
@@ -581,7 +588,8 @@ def test_calls_are_paired_in_order():
     assert collected["conv1"].count == 6 * 16 * 16, "a layer named twice was counted twice"
     with pytest.raises(
         ValueError,
-        match=r"'layer1.0.relu' ran 2 times in the first network and 'maxpool' 1 times.*layer1.0.relu:0",
+        match=r"'layer1.0.relu' ran 2 times in the first network and 'maxpool' 1 times"
+        r".*layer1.0.relu:0",
     ):
         collect(a, b, IMAGES[:6], [("layer1.0.relu", "maxpool")], progress=False)
     with pytest.raises(
@@ -628,13 +636,13 @@ def test_samples_that_differ():
     a, b = small(0), small(1)
     with pytest.raises(
         ValueError,
-        match=r"layer '1 ~ 3', batch 0.*\(4, 6, 6, 6\) in the first network and \(4, 5, 4, 4\) in the second",
+        match=r"layer '1 ~ 3', batch 0.*\(4, 6, 6, 6\) in the first network "
+        r"and \(4, 5, 4, 4\) in the second",
     ):
         collect(a, b, DIGITS[:4], [("1", "3")], progress=False)
-    tall, wide = (
-        nn.Sequential(nn.Conv2d(1, 2, (1, 3))),
-        nn.Sequential(nn.Conv2d(1, 2, (3, 1))),
-    )  # 8 x 6 and 6 x 8: as many positions, other ones
+    # 8 x 6 and 6 x 8: as many positions, other ones
+    tall = nn.Sequential(nn.Conv2d(1, 2, (1, 3)))
+    wide = nn.Sequential(nn.Conv2d(1, 2, (3, 1)))
     with pytest.raises(ValueError, match="samples differ"):
         collect(tall, wide, DIGITS[:4], "conv", progress=False)
     with pytest.raises(ValueError, match="only in the first: 3, 6; only in the second: 2"):
@@ -704,15 +712,14 @@ def test_cross():
         "mean",
         "all",
     ]
-    with evaluating(a, b), capture(a) as x, capture(b) as y:
-        a(DIGITS[:300]), b(DIGITS[:300])
-    grid, mean = nn.AdaptiveAvgPool2d(4), lambda z: z.double().mean((2, 3))
+    x, y = outputs_of(a, b, DIGITS[:300])
+    grid = nn.AdaptiveAvgPool2d(4)
     assert same(
         {k: collected[k] for k in ("1", "3 ~ 1", "1 ~ 6")},
         {
             "1": Moments(*(as_matrix(z["1"])[0] for z in (x, y))),
             "3 ~ 1": Moments(as_matrix(x["3"])[0], as_matrix(grid(y["1"].double()))[0]),
-            "1 ~ 6": Moments(mean(x["1"]), y["6"]),
+            "1 ~ 6": Moments(x["1"].double().mean((2, 3)), y["6"]),
         },
     )
 
@@ -726,8 +733,7 @@ def test_sampled_positions():
     assert [collected[k].count for k in collected] == [500, 500, 50] and collected.positions[
         "1"
     ] == "sampled, 3 x 500, seed 5"
-    with evaluating(a, b), capture(a) as x, capture(b) as y:
-        a(DIGITS[:50]), b(DIGITS[:50])
+    x, y = outputs_of(a, b, DIGITS[:50])
     for layer in collected:
         X, Y = (as_matrix(z[layer])[0] for z in (x, y))
         for draw, m in enumerate(collected.draws[layer]):
@@ -767,16 +773,13 @@ class Breaking(Dataset):
 )
 def test_an_interrupted_pass_resumes(tmp_path, monkeypatch, options):
     monkeypatch.setattr(collecting, "SHARD", 4)
-    a, b, path, seen = small(0).train(), small(1), tmp_path / "sums.safetensors", []
+    a, b = small(0).train(), small(1)
+    path, seen = tmp_path / "sums.safetensors", []
     options |= {"batch_size": 20, "progress": False}
     with pytest.raises(OSError, match="went away"):
         collect(a, b, Breaking(190), resume=path, **options)
-    assert (
-        a.training
-        and hooks(a) == hooks(b) == 0
-        and path.exists()
-        and [p.name for p in tmp_path.iterdir()] == [path.name]
-    )
+    assert a.training and hooks(a) == hooks(b) == 0
+    assert path.exists() and [p.name for p in tmp_path.iterdir()] == [path.name]
     handle = a.register_forward_pre_hook(lambda *_: seen.append(1))
     resumed = collect(a, b, Breaking(None), resume=path, **options)
     handle.remove()
@@ -868,7 +871,8 @@ def test_misspelt_keys():
         as_matrix(torch.ones(2, 3, 4), "features")
     with pytest.raises(
         ValueError,
-        match="'conv' stands for 2 layers in the first network .0, 2., 'relu' for 3 in the second network .1, 3, 6.: pair them by name",
+        match="'conv' stands for 2 layers in the first network .0, 2., "
+        "'relu' for 3 in the second network .1, 3, 6.: pair them by name",
     ):
         collect(*nets, DIGITS[:8], [("conv", "relu")], progress=False)
 
@@ -898,7 +902,10 @@ def test_what_a_share_is_of():
 
 
 def test_what_tells_the_axis():
-    "A batch norm, with nothing before it, has its neurons second; an LSTM last, even where the sizes would fit the other way."
+    """A batch norm, with nothing before it, has its neurons second; an LSTM last.
+
+    The LSTM has them last even where the sizes would fit the other way.
+    """
     first = nn.Sequential(nn.BatchNorm1d(12), nn.ReLU())
     found = collect(first, first, torch.randn(5, 12, 100), "all", progress=False)
     assert set(found.neurons.values()) == {"channel"} and found["1"].n_x == 12
@@ -966,7 +973,8 @@ def test_what_another_process_wants_exactly_is_collected_again():
 
 
 def test_the_file_of_another_pass_is_refused(tmp_path):
-    a, b, path = small(0), small(1), tmp_path / "sums.safetensors"
+    a, b = small(0), small(1)
+    path = tmp_path / "sums.safetensors"
     with pytest.raises(OSError):
         collect(a, b, Breaking(60), batch_size=20, resume=path, progress=False)
     before = path.read_bytes()
@@ -992,7 +1000,8 @@ def test_the_file_of_another_pass_is_refused(tmp_path):
 
 def test_a_full_disk(tmp_path, monkeypatch):
     "Before the pass has begun an error; later a warning, and the pass goes on."
-    a, b, saves = small(0), small(1), []
+    a, b = small(0), small(1)
+    saves = []
     monkeypatch.setattr(collecting, "SHARD", 2)
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write"):
@@ -1013,7 +1022,8 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 
 def test_a_generator_is_skipped_batch_by_batch(tmp_path):
-    a, b, path = small(0), small(1), tmp_path / "sums"
+    a, b = small(0), small(1)
+    path = tmp_path / "sums"
 
     def data(fail):
         for i, batch in enumerate(DIGITS[:100].split(20)):
@@ -1065,19 +1075,22 @@ class Functional(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.one, self.two, self.act = nn.Linear(64, 8), nn.Linear(8, 8), nn.ReLU()
+        self.one, self.two = nn.Linear(64, 8), nn.Linear(8, 8)
+        self.act = nn.ReLU()
 
     def forward(self, x):
         return nn.functional.gelu(self.two(self.act(self.one(x)))).relu()
 
 
 def test_functional_activations_are_said_to_be_missing():
-    a, b, x = Functional(), Functional(), DIGITS[:40].flatten(1)
+    a, b = Functional(), Functional()
+    x = DIGITS[:40].flatten(1)
     with pytest.warns(SubmatchWarning) as caught:
         found = collect(a, b, x, progress=False)
     for w, which in zip(caught, ("first", "second"), strict=True):
         assert re.match(
-            rf"the {which} network: some activations.*not collected: those in the model itself \(2\). Name these",
+            rf"the {which} network: some activations.*not collected: "
+            r"those in the model itself \(2\). Name these",
             str(w.message),
         )
     assert list(found) == ["act"] and hooks(a) == hooks(b) == 0
@@ -1093,17 +1106,21 @@ def test_functional_activations_are_said_to_be_missing():
 
 
 def test_convolutions_in_one_dimension():
-    "Channels of a convolution and of what follows it, features of a linear layer, though both have three axes."
-    model = lambda: nn.Sequential(
-        nn.Conv1d(8, 5, 3),
-        nn.ReLU(),
-        nn.Conv1d(5, 7, 1),
-        nn.BatchNorm1d(7),
-        nn.GELU(),
-        nn.Linear(6, 4),
-        nn.ReLU(),
-    )
-    a, b, x = model(), model(), DIGITS[:50, 0]
+    "Channels of a convolution and what follows it, features of a linear layer; both of three axes."
+
+    def model():
+        return nn.Sequential(
+            nn.Conv1d(8, 5, 3),
+            nn.ReLU(),
+            nn.Conv1d(5, 7, 1),
+            nn.BatchNorm1d(7),
+            nn.GELU(),
+            nn.Linear(6, 4),
+            nn.ReLU(),
+        )
+
+    a, b = model(), model()
+    x = DIGITS[:50, 0]
     collected = collect(a, b, x, "all", progress=False)
     assert collected.neurons == {
         "0": "channel",
@@ -1192,7 +1209,8 @@ def test_batches_of_another_size():
 
     with pytest.raises(
         ValueError,
-        match=r"layer '1 ~ net.1', batch 0: the samples differ: outputs of shape \(8, .* in the first network and \(4,",
+        match=r"layer '1 ~ net.1', batch 0: the samples differ: "
+        r"outputs of shape \(8, .* in the first network and \(4,",
     ):
         collect(small(), Half(), DIGITS[:8], [("1", "net.1")], progress=False)
 
@@ -1236,13 +1254,21 @@ def pair(make):
     "make, layers, found, neuron, count",
     [
         (lambda: resnet18(num_classes=10), "relu", 17, "channel", 8),
-        (lambda: vgg16_bn(num_classes=10).features, "relu", 13, "channel", 8 * 4),
-        (
+        pytest.param(
+            lambda: vgg16_bn(num_classes=10).features,
+            "relu",
+            13,
+            "channel",
+            8 * 4,
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
             lambda: vit_b_16(image_size=32, num_classes=10),
             ["encoder.layers.*.ln_2", "encoder.layers.encoder_layer_11.mlp.1"],
             13,
             "feature",
             8 * 5,
+            marks=pytest.mark.long,
         ),
     ],
     ids=["resnet18", "vgg16_bn", "vit_b_16"],
@@ -1257,13 +1283,13 @@ def test_torchvision(make, layers, found, neuron, count):
         and set(collected.neurons.values()) == {neuron}
         and collected[last].count == count
     )
-    with evaluating(*nets), capture(nets[0], [last]) as a, capture(nets[1], [last]) as b:
-        nets[0](IMAGES[:8]), nets[1](IMAGES[:8])
+    a, b = outputs_of(*nets, IMAGES[:8], [last])
     assert same(
         {last: collected[last]}, {last: Moments(as_matrix(a[last])[0], as_matrix(b[last])[0])}, 1e-4
     )
 
 
+@pytest.mark.long
 @needs_cifar
 def test_torchvision_images():
     "CIFAR-10 as anyone would read it: a folder of images, a transform, a loader."
@@ -1286,8 +1312,7 @@ def test_torchvision_with_in_place_successors():
     "Batch-normalised VGG: the batch norm's outputs are rectified in place by the next module."
     nets = pair(lambda: make_layers(cfgs["D"], batch_norm=True)[:7])  # the first layers of vgg16_bn
     found = collect(*nets, IMAGES[:6], ["1", "2"], progress=False)
-    with evaluating(*nets), capture(nets[0], ["1"]) as a, capture(nets[1], ["1"]) as b:
-        nets[0](IMAGES[:6]), nets[1](IMAGES[:6])
+    a, b = outputs_of(*nets, IMAGES[:6], ["1"])
     assert (
         same({"1": found["1"]}, {"1": Moments(as_matrix(a["1"])[0], as_matrix(b["1"])[0])})
         and (a["1"] < 0).any()
@@ -1296,7 +1321,7 @@ def test_torchvision_with_in_place_successors():
 
 
 def test_torchvision_channels_last():
-    "A Swin transformer has its features last, a ConvNeXt its channels first and in its blocks last."
+    "A ConvNeXt has its channels first, and in its blocks last."
     nets = pair(lambda: convnext_tiny(num_classes=10).features[:2])
     collected = collect(
         *nets, IMAGES[:8], ["0.0", "1.0.block.0", "1.0.block.4", "1.0"], progress=False
@@ -1307,6 +1332,7 @@ def test_torchvision_channels_last():
     } == {8 * 64}
 
 
+@pytest.mark.long
 def test_timm():
     timm = pytest.importorskip("timm", reason="no timm: pip install timm to test its models")
     nets = pair(lambda: timm.create_model("resnet10t", num_classes=10)) + pair(
@@ -1332,8 +1358,9 @@ def test_timm():
     )
 
 
+@pytest.mark.long
 def test_transformers():
-    "Dict batches with more than the model takes, outputs that are dataclasses, activations of the library's own classes."
+    "Dict batches with more than the model takes, outputs that are dataclasses, own activations."
     transformers = pytest.importorskip(
         "transformers", reason="no transformers: pip install transformers to test its models"
     )
@@ -1356,9 +1383,10 @@ def test_transformers():
     ] and set(collected.neurons.values()) == {"feature"}
     assert all(m.count == 30 * 64 and m.n_x == 40 for m in collected.values())
     whole = collect(*nets, data, ["encoder"], progress=False)["encoder"]
+
+    def hidden(net):
+        return torch.cat([net(input_ids=t).last_hidden_state for t in tokens.split(10)])
+
     with evaluating(*nets):
-        X, Y = (
-            torch.cat([net(input_ids=t).last_hidden_state for t in tokens.split(10)])
-            for net in nets
-        )
+        X, Y = map(hidden, nets)
     assert same({"encoder": whole}, {"encoder": Moments(X.flatten(0, 1), Y.flatten(0, 1))}, 1e-4)
