@@ -252,10 +252,17 @@ def folded(what):
 
 
 def imports(code):
-    "Whether a cell does nothing but import."
-    return not re.search(r"^[!%]", code, re.MULTILINE) and all(
-        isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(code).body
-    )
+    "Whether a cell does nothing but import, for type checkers too."
+    if re.search(r"^[!%]", code, re.MULTILINE):
+        return False
+    return all(is_import(node) for node in ast.parse(code).body)
+
+
+def is_import(node):
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return all(is_import(inner) for inner in node.body)
+    named = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_all_"
+    return named or isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def explorer(code, prelude=""):
@@ -496,7 +503,8 @@ def module_page(module, title, page):
     "The reference of one module."
     public = import_module(module)
     own = [name for name in public.__all__ if not name.startswith("_") and is_own(public, name)]
-    head = f"# {module}\n\n{(public.__doc__ or '').strip()}\nMade in [{title}](/{page}.ipynb).\n"
+    short = module.removeprefix("submatch_nb.")
+    head = f"# {short}\n\n`{module}`. {(public.__doc__ or '').strip()}\nMade in [{title}](/{page}.ipynb).\n"
     body = "\n\n".join(entry(module, name) for name in own)
     return head + ("\n```{eval-rst}\n" + body + "\n```\n" if own else "")
 
