@@ -26,7 +26,7 @@ def stored(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 def tidy(nb: NotebookNode) -> NotebookNode:
     "Drop what changes from run to run."
-    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
     nb.metadata = NotebookNode(kernelspec=kernel)
     for cell in nb.cells:
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "tags"})
