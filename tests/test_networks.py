@@ -780,7 +780,7 @@ def test_weights_that_diverge_in_the_last_step_are_not_saved(digits, tmp_path, m
 def test_a_last_batch_of_one_joins_the_one_before(digits, monkeypatch):
     "Batch norm refuses a single image where a channel has one position, as in the last stage of a ResNet on 8 x 8."
     few, sizes = [replace(d, pixels=d.pixels[:9], labels=d.labels[:9]) for d in digits], []
-    monkeypatch.setattr("submatch_nb.engine.training.jitter", lambda x, *rest: sizes.append(len(x)) or x)
+    monkeypatch.setattr("submatch_nb.engine.images.jitter", lambda x, *rest: sizes.append(len(x)) or x)
     train("resnet18", few, recipe=Recipe(1, 0.01, 4), width=1 / 16, progress=False)
     train("digits-mlp", few, recipe=Recipe(1, 0.01, 3), progress=False)
     assert sizes == [4, 5, 3, 3, 3]

@@ -679,7 +679,7 @@ def test_images_are_normalised_as_the_weights_want():
 
 
 def test_configs_are_what_they_say():
-    assert configs() == ["digits", "laptop", "paper-cifar", "paper-imagenet", "width"]
+    assert configs() == ["digits", "full", "half", "laptop", "paper-cifar", "paper-imagenet", "width"]
     loaded = {name: load_config(name) for name in configs()}
     assert all(c.epsilon == EPSILONS and c.about and c.name == name for name, c in loaded.items())
     paper = loaded["paper-cifar"]

@@ -92,11 +92,12 @@ class Experiment:
 
     architecture: str  # a name for `build`
     width: float = 1.0  # multiplies its channels and hidden units
-    epochs: int | None = None  # this and the next four: None for the paper's recipe
+    epochs: int | None = None  # this and the next five: None for the paper's recipe
     rate: float | None = None
     batch: int | None = None
     decay: float | None = None
     schedule: str | None = None
+    precision: str | None = None
     during: tuple = ()  # epochs after which the networks are compared too
     weights: tuple = ()  # in place of training: names of torchvision's weights, or files
     layers: str = ""  # the ReLUs inside this module; "" for all
@@ -141,7 +142,7 @@ class Experiment:
     def changes(self):
         return {
             key: getattr(self, key)
-            for key in ("epochs", "rate", "batch", "decay", "schedule")
+            for key in ("epochs", "rate", "batch", "decay", "schedule", "precision")
             if getattr(self, key) is not None
         }
 
