@@ -6,9 +6,9 @@ from fractions import Fraction
 from itertools import chain, combinations
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
 
 # Hostile instances: each function makes (X, Y) from a random generator; sizes are small enough for hundreds of Algorithm 1 calls.
 
@@ -195,6 +195,15 @@ CLOSENESS = {
 
 # Squaring the condition number must cost nothing visible here: where moments say the same as activations.
 MILD = [kind for kind in KINDS if kind not in CLOSENESS]
+
+
+# Enough kinds to notice a mutant.
+FEW = ("shared_subspace", "duplicates", "dead", "ill_conditioned", "few_samples")
+
+
+def marked(kinds, few=FEW):
+    "Kinds for `parametrize`, of which mutants are tried on a few."
+    return [pytest.param(kind, marks=pytest.mark.mutate) if kind in few else kind for kind in kinds]
 
 
 def make(kind, seed):

@@ -1,12 +1,16 @@
-"""Algorithm 1 against every pair of subsets; the epsilon-profile and the maximum match against Algorithm 1, on hostile instances."""
+"""Algorithm 1 against every pair of subsets, all that is faster against Algorithm 1.
+
+The epsilon-profile and the maximum match, on hostile instances; and the state that both keep.
+"""
 
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-
+from conftest import seeds
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from instances import (
     CLOSENESS,
     KINDS,
@@ -17,11 +21,14 @@ from instances import (
     float_residual2,
     integer_layers,
     make,
+    marked,
     neurons,
 )
+
 from submatch_nb import maximum
 from submatch_nb.engine import peel as engine_peel
-from submatch_nb.match import is_match
+from submatch_nb.engine.inputs import TOLERANCE, SubmatchWarning
+from submatch_nb.engine.moments import UNIT, Moments
 from submatch_nb.engine.peel import (
     CONDITION,
     condense,
@@ -32,6 +39,7 @@ from submatch_nb.engine.peel import (
     start,
     tells_apart,
 )
+from submatch_nb.match import is_match
 from submatch_nb.maximum import (
     Profile,
     algorithm_1,
@@ -39,8 +47,6 @@ from submatch_nb.maximum import (
     max_match_similarity,
     maximum_match,
 )
-from submatch_nb.engine.inputs import SubmatchWarning, TOLERANCE
-from submatch_nb.engine.moments import Moments, UNIT
 from submatch_nb.neurons import chance_epsilon, digits_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
@@ -49,8 +55,11 @@ EPSILONS = (0, 0.15, 0.2, 0.25, 0.3, 0.5, 0.9)
 
 
 def agree(X, Y, closeness, given=None):
-    "The profile of `given` (X, Y itself if None) holds what Algorithm 1 finds at every epsilon away from a breakpoint."
-    profile = epsilon_profile(*((X, Y) if given is None else (given,)))
+    """The profile of `given` (X, Y itself if None) holds what Algorithm 1 finds.
+
+    At every epsilon away from a breakpoint.
+    """
+    profile = epsilon_profile(X, Y) if given is None else epsilon_profile(given)
     for epsilon in between(profile.breakpoints, closeness):
         expected = algorithm_1(X, Y, epsilon)
         assert profile.match(epsilon) == expected
@@ -95,6 +104,7 @@ def test_exact_at_every_breakpoint(layers):
             )
 
 
+@pytest.mark.mutate
 @settings(max_examples=40)
 @given(integer_layers(4))
 def test_dead_read_literally(layers):
@@ -134,6 +144,7 @@ def test_algorithm_1_is_the_union_of_all_matches(seed, kind):
         )
 
 
+@pytest.mark.mutate
 def test_three_four_five():
     "r(x | y) = 4/5 exactly: in at 0.8, out just below."
     X, Y = np.array([[3.0], [4]]), np.array([[1.0], [0]])
@@ -143,10 +154,21 @@ def test_three_four_five():
     assert epsilon_profile(X, Y).x == pytest.approx([0.8], abs=1e-15)
 
 
-def test_a_cascade_by_hand():
-    "x1 fits on nothing; without it y0 and y1 do not fit at 0.65, and without them x0 does not. One more neuron of X saves all but x1."
+def cascade():
+    "The unit vectors, and two layers of two neurons."
     e = np.eye(5)
-    X, Y = np.stack([e[0], e[3] + 2 * e[4]], 1), np.stack([e[0] + e[3], e[0] - e[3]], 1)
+    X = np.stack([e[0], e[3] + 2 * e[4]], 1)
+    Y = np.stack([e[0] + e[3], e[0] - e[3]], 1)
+    return e, X, Y
+
+
+@pytest.mark.mutate
+def test_a_cascade_by_hand():
+    """x1 fits on nothing; without it y0 and y1 do not fit at 0.65, and without them x0 does not.
+
+    One more neuron of X saves all but x1.
+    """
+    e, X, Y = cascade()
     assert len(maximum_match(X, Y, 0.65)) == 0
     assert neurons(maximum_match(np.c_[X, e[3]], Y, 0.65)) == {
         ("x", 0),
@@ -176,14 +198,15 @@ def test_profile_is_algorithm_1_at_every_epsilon(kind, seed):
 @settings(max_examples=6)
 @given(seed=SEEDS)
 def test_moments_say_the_same(kind, seed):
-    "Outside their error: a squared residual is known to about 1e-11, so a residual near 0 to 3e-6."
+    "Outside their error: a squared residual is known to about 1e-11, one near 0 to 3e-6."
     X, Y = make(kind, seed)
-    raw, moments = epsilon_profile(X, Y), agree(X, Y, 1e-5, given=Moments(X, Y))
+    raw = epsilon_profile(X, Y)
+    moments = agree(X, Y, 1e-5, given=Moments(X, Y))
     for a, b in ((raw.x, moments.x), (raw.y, moments.y)):
         np.testing.assert_allclose(b, a, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", marked(KINDS))
 def test_moments_of_anything_give_finite_answers(kind):
     "Where the moments cannot see small differences the answer may differ, but it is one."
     for seed in range(3):
@@ -205,8 +228,9 @@ def test_on_trained_layers():
         assert is_match(X, Y, epsilon, profile.match(epsilon).x, profile.match(epsilon).y)
 
 
+@pytest.mark.mutate
 def test_profile_is_critical_at_its_own_breakpoints():
-    "At a breakpoint some residual inside the match is the breakpoint itself, by fresh factorisation."
+    "At a breakpoint some residual inside is the breakpoint itself, by fresh factorisation."
     for kind in ("planted_groups", "relu_features", "unequal_widths"):
         X, Y = make(kind, 4)
         for b in epsilon_profile(X, Y).breakpoints:
@@ -219,6 +243,7 @@ def test_profile_is_critical_at_its_own_breakpoints():
             assert max(r2) == pytest.approx(b**2, abs=1e-9)
 
 
+@pytest.mark.mutate
 def test_similarity_takes_arrays():
     X, Y = make("planted_groups", 1)
     profile = epsilon_profile(X, Y)
@@ -236,42 +261,45 @@ def test_similarity_takes_arrays():
 # What must not change the answer
 
 
-@pytest.mark.parametrize("kind", MILD)
+@pytest.mark.parametrize("kind", marked(MILD))
 @settings(max_examples=4)
 @given(seed=SEEDS)
 def test_invariances(kind, seed):
     X, Y = make(kind, seed)
-    rng, d = np.random.default_rng(seed), len(X)
+    rng = np.random.default_rng(seed)
+    d = len(X)
     profile = epsilon_profile(X, Y)
+    x, y = profile.x, profile.y
     p, q = rng.permutation(X.shape[1]), rng.permutation(Y.shape[1])
-    scale = lambda n: rng.choice([-1, 1], n) * 10 ** rng.uniform(-6, 6, n)
-    rotation, shuffle = np.linalg.qr(rng.normal(size=(d, d)))[0], rng.permutation(d)
-    for what, same, x, y in (
-        ("swap", (Y, X), profile.y, profile.x),
-        ("permute neurons", (X[:, p], Y[:, q]), profile.x[p], profile.y[q]),
-        ("rescale neurons", (X * scale(X.shape[1]), Y * scale(Y.shape[1])), profile.x, profile.y),
-        ("rotate samples", (rotation @ X, rotation @ Y), profile.x, profile.y),
-        ("shuffle samples", (X[shuffle], Y[shuffle]), profile.x, profile.y),
-        ("samples twice", (np.concatenate([X, X]), np.concatenate([Y, Y])), profile.x, profile.y),
-        ("swap moments", (Moments(X, Y).swap(),), profile.y, profile.x),
-        (
-            "add moments",
-            (Moments(X[: d // 2], Y[: d // 2]) + Moments(X[d // 2 :], Y[d // 2 :]),),
-            profile.x,
-            profile.y,
-        ),
+    scale_x, scale_y = (
+        rng.choice([-1, 1], n) * 10 ** rng.uniform(-6, 6, n) for n in (X.shape[1], Y.shape[1])
+    )
+    rotation = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    shuffle = rng.permutation(d)
+    halves = Moments(X[: d // 2], Y[: d // 2]), Moments(X[d // 2 :], Y[d // 2 :])
+    twice = np.concatenate([X, X]), np.concatenate([Y, Y])
+    for what, same, expected in (
+        ("swap", (Y, X), (y, x)),
+        ("permute neurons", (X[:, p], Y[:, q]), (x[p], y[q])),
+        ("rescale neurons", (X * scale_x, Y * scale_y), (x, y)),
+        ("rotate samples", (rotation @ X, rotation @ Y), (x, y)),
+        ("shuffle samples", (X[shuffle], Y[shuffle]), (x, y)),
+        ("samples twice", twice, (x, y)),
+        ("swap moments", (Moments(X, Y).swap(),), (y, x)),
+        ("add moments", (halves[0] + halves[1],), (x, y)),
     ):
         other = epsilon_profile(*same)
-        for got, expected in ((other.x, x), (other.y, y)):
+        for got, value in zip((other.x, other.y), expected, strict=True):
             np.testing.assert_allclose(
-                got, expected, atol=1e-5 if "moments" in what else 1e-7, err_msg=what
+                got, value, atol=1e-5 if "moments" in what else 1e-7, err_msg=what
             )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_compared_with_itself_all_but_the_dead_match(kind):
     for seed in range(3):
-        X = np.concatenate([make(kind, seed)[0], np.zeros((len(make(kind, seed)[0]), seed))], 1)
+        Z, _ = make(kind, seed)
+        X = np.concatenate([Z, np.zeros((len(Z), seed))], 1)
         alive = X.any(0).mean()
         for epsilon in EPSILONS:
             for first in ((X, X), (Moments(X, X),)):
@@ -284,6 +312,7 @@ def test_compared_with_itself_all_but_the_dead_match(kind):
             assert algorithm_1(X, X, epsilon).similarity == alive
 
 
+@pytest.mark.mutate
 def test_mixing_by_an_orthogonal_matrix_keeps_everything():
     X, _ = make("gaussian", 3)
     mixed = X @ np.linalg.qr(np.random.default_rng(0).normal(size=(X.shape[1],) * 2))[0]
@@ -296,6 +325,7 @@ def test_mixing_by_an_orthogonal_matrix_keeps_everything():
         assert not epsilon_profile(*first).breakpoints.any()  # what counts as 0 is 0
 
 
+@pytest.mark.mutate
 def test_removal_order_does_not_matter():
     "The paper's own loop: one offender at a time, at random."
     rng = np.random.default_rng(0)
@@ -323,18 +353,24 @@ def pair(sine2, d=40):
     return np.stack([3 * Q[:, 0], (1 - sine2) ** 0.5 * Q[:, 0] + sine2**0.5 * Q[:, 1]], 1)
 
 
+@pytest.mark.mutate
 def test_second_moments_tell_neurons_apart_where_rounding_is_a_thousandth():
     far = np.random.default_rng(1).normal(size=(40, 3))
     for side in (0, 1):
         for times, apart in ((1.3, True), (0.75, False)):
-            layers = lambda near: (np.c_[near, np.zeros(40)], far)[:: 1 - 2 * side]
-            limit = 1e3 * 2 * Moments(*layers(pair(1e-6))).error
-            assert tells_apart(Moments(*layers(pair(times * limit)))) == apart
+
+            def moments(near, side=side):
+                layers = np.c_[near, np.zeros(40)], far
+                return Moments(*layers[:: 1 - 2 * side])
+
+            limit = 1e3 * 2 * moments(pair(1e-6)).error
+            assert tells_apart(moments(pair(times * limit))) == apart
     assert tells_apart(
         Moments(pair(1e-6)[:, :1], pair(1e-6)[:, 1:])
     )  # in one network each: no trouble
 
 
+@pytest.mark.mutate
 def test_dependence_is_how_near_the_nearest_is():
     near = torch.as_tensor(pair(1e-3) / [3, 1])
     assert (
@@ -352,10 +388,20 @@ def test_dependence_is_how_near_the_nearest_is():
     )  # with nobody, no trouble
 
 
+@pytest.mark.mutate
 def test_where_squaring_costs_digits_an_r_factor_is_held():
-    "Where one neuron is nearly in the span of the others of its network, or of the other network; or there are no more samples than neurons; or squares overflow."
+    """Where one neuron is nearly in a span, of the others of its network or of the other network.
+
+    Or there are no more samples than neurons; or squares overflow.
+    """
     far = np.random.default_rng(1).normal(size=(40, 3))
-    held = lambda *layers: condense(*(torch.as_tensor(Z) for Z in layers))[0]
+
+    def held(*layers):
+        return condense(*(torch.as_tensor(Z) for Z in layers))[0]
+
+    def roots(*layers):
+        return Moments(*(Z / np.linalg.norm(Z, axis=0) for Z in layers), root=True)
+
     one = far @ np.ones((3, 1)) + 9
     for layers in (
         lambda near: (near[:, :1], np.c_[near[:, 1:], far]),
@@ -370,23 +416,17 @@ def test_where_squaring_costs_digits_an_r_factor_is_held():
     assert held(far[:, [0, 1, 0]], one).route == held(one, far[:, [0, 1, 0]]).route == "root"
     Z = np.random.default_rng(2).normal(size=(8, 8))
     assert held(Z[:, :3], Z[:, 3:7]).route == "gram" and held(Z[:, :3], Z[:, 3:]).route == "root"
-    extreme, plain = (
-        held(1e200 * Z[:, :3], 1e-200 * Z[:, 3:]),
-        Moments(
-            Z[:, :3] / np.linalg.norm(Z[:, :3], axis=0),
-            Z[:, 3:] / np.linalg.norm(Z[:, 3:], axis=0),
-            root=True,
-        ),
-    )
-    assert extreme.route == "root" and extreme.error == plain.error + 5 * UNIT
+    extreme = held(1e200 * Z[:, :3], 1e-200 * Z[:, 3:])
+    plain = roots(Z[:, :3], Z[:, 3:])
+    assert extreme.route == "root"
+    assert extreme.error == plain.error + 5 * UNIT
     np.testing.assert_allclose(extreme.gram, plain.gram, atol=1e-14)
-    tall = Moments(
-        *(torch.as_tensor(Z) / torch.as_tensor(Z).norm(dim=0) for Z in (np.c_[far, pair(0)], one)),
-        root=True,
-    )
-    assert 0.9 * tall.error < held(np.c_[far, pair(0)], one).error - 5 * UNIT < 1.1 * tall.error
+    near = np.c_[far, pair(0)]
+    tall = roots(near, one)
+    assert 0.9 * tall.error < held(near, one).error - 5 * UNIT < 1.1 * tall.error
 
 
+@pytest.mark.mutate
 def test_what_counts_as_0_is_what_is_known():
     X, Y = make("gaussian", 0)
     squared, root = Moments(X, Y), Moments(X, Y, root=True)
@@ -398,6 +438,7 @@ def test_what_counts_as_0_is_what_is_known():
     assert from_moments(squared).zero == 1e-9
 
 
+@pytest.mark.mutate
 def test_root_of_a_gram_of_any_rank():
     for shape in ((9, 5), (3, 5)):
         Z = torch.as_tensor(np.random.default_rng(0).normal(size=shape))
@@ -408,22 +449,26 @@ def test_root_of_a_gram_of_any_rank():
 # The downdated span, step by step
 
 
+def unit_live(*layers):
+    "The live neurons of each layer, scaled to length 1."
+    return [Z[:, Z.any(0)] / np.linalg.norm(Z[:, Z.any(0)], axis=0) for Z in layers]
+
+
 def fresh_residual2(own, others):
     return np.array([float_residual2(z, list(own.T)) for z in others.T])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", marked(KINDS))
 @settings(max_examples=10)
 @given(seed=SEEDS)
 def test_span_after_each_removal(kind, seed):
-    "The squared residuals kept up to date are those of a fresh factorisation, or the span says that it must be factored afresh."
-    own, others = (
-        Z / np.linalg.norm(Z, axis=0) for Z in (Z[:, Z.any(0)] for Z in make(kind, seed))
-    )
-    span, alive = (
-        span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22),
-        np.ones(own.shape[1], bool),
-    )
+    """The squared residuals kept up to date are those of a fresh factorisation.
+
+    Or the span says that it must be factored afresh.
+    """
+    own, others = unit_live(*make(kind, seed))
+    span = span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22)
+    alive = np.ones(own.shape[1], bool)
     for block in np.array_split(
         np.random.default_rng(seed).permutation(own.shape[1]), max(1, own.shape[1] * 2 // 3)
     ):
@@ -437,15 +482,13 @@ def test_span_after_each_removal(kind, seed):
 
 
 def test_span_that_swaps_in_a_nearly_parallel_spare():
-    "Own neurons e0, e1 and one 1e-9 from e0 in their plane: it takes the place of e1, and then goes too."
+    "Own neurons e0, e1 and one 1e-9 from e0 in their plane: it replaces e1, then goes too."
     for k in (1e-3, 1e-5, 1e-7, 1e-9):
         own = np.array([[1, 0, 1], [0, 1, k], [0, 0, 0]])
         others = np.array([[1.0, 1, 0], [0, 1, 1], [1, 1, 1]]) / np.sqrt([2, 3, 2])
         for order in ([0, 1], [0, 2], [1, 0], [1, 2], [2, 0], [2, 1]):
-            span, alive = (
-                span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22),
-                np.ones(3, bool),
-            )
+            span = span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22)
+            alive = np.ones(3, bool)
             for i in order:
                 alive[i] = False
                 if not span.leave(torch.arange(3) == i):
@@ -471,20 +514,23 @@ def test_span_that_swaps_in_a_nearly_parallel_spare():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", seeds(1, 4))
+@pytest.mark.parametrize("kind", marked(KINDS, few=["ill_conditioned"]))
 def test_when_rows_settle_or_go_and_when_all_is_factored_afresh_changes_nothing(
-    kind, settings_, monkeypatch
+    kind, settings_, seed, monkeypatch
 ):
-    "However few rows may be pending, however soon those of the dead are dropped, however often a pivot says that digits are going, also amid a block."
-    expected = [epsilon_profile(*make(kind, seed)) for seed in range(4)]
+    """However few rows may be pending, however soon those of the dead are dropped.
+
+    And however often a pivot says that digits are going, also amid a block.
+    """
+    expected = epsilon_profile(*make(kind, seed))
     for name, value in settings_.items():
         monkeypatch.setattr(engine_peel, name, value)
-    for seed, profile in enumerate(expected):
-        other = epsilon_profile(*make(kind, seed))
-        np.testing.assert_allclose(
-            np.r_[other.x, other.y], np.r_[profile.x, profile.y], atol=CLOSENESS.get(kind, 1e-8)
-        )
-        agree(*make(kind, seed), CLOSENESS.get(kind, 1e-8))
+    other = epsilon_profile(*make(kind, seed))
+    np.testing.assert_allclose(
+        np.r_[other.x, other.y], np.r_[expected.x, expected.y], atol=CLOSENESS.get(kind, 1e-8)
+    )
+    agree(*make(kind, seed), CLOSENESS.get(kind, 1e-8))
 
 
 def count_factoring(monkeypatch):
@@ -500,8 +546,12 @@ def count_factoring(monkeypatch):
     return factored
 
 
+@pytest.mark.mutate
 def test_small_pivots_are_factored_afresh(monkeypatch):
-    "What two near duplicates alone explain of others is still known when one, and then both, have left after many."
+    """What two near duplicates alone explain of others is known when both have left after many.
+
+    And when one has.
+    """
     afresh = count_factoring(monkeypatch)
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(2, 40, 8))
@@ -526,9 +576,13 @@ def test_small_pivots_are_factored_afresh(monkeypatch):
         )
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("block", [1, 3, 32])
 def test_where_no_digits_go_all_is_factored_once(block, monkeypatch):
-    "One after another, several at once, and where copies take places: nothing is factored again until hardly any are left."
+    """One after another, several at once, and where copies take places.
+
+    Nothing is factored again until hardly any are left.
+    """
     monkeypatch.setattr(engine_peel, "PENDING_ROWS", block)
     afresh = count_factoring(monkeypatch)
     rng = np.random.default_rng(0)
@@ -547,10 +601,9 @@ def test_where_no_digits_go_all_is_factored_once(block, monkeypatch):
                 and not afresh
                 and peel.alive.sum() == len(first[0].T) + 12 - 18
             )
-            x, y = (
-                [i for i in peel.left().tolist() if i < first[0].shape[1]],
-                [i - first[0].shape[1] for i in peel.left().tolist() if i >= first[0].shape[1]],
-            )
+            left = peel.left().numpy()
+            x, y = left[left < first[0].shape[1]], left[left >= first[0].shape[1]]
+            y = y - first[0].shape[1]
             np.testing.assert_allclose(
                 peel.residual2()[peel.alive],
                 np.r_[
@@ -561,28 +614,27 @@ def test_where_no_digits_go_all_is_factored_once(block, monkeypatch):
             )
 
 
+@pytest.mark.mutate
 def test_what_is_waited_for_ends_the_peeling():
-    "In the cascade above x1 leaves first; what would follow is left undone unless it is asked for."
-    e = np.eye(5)
-    X, Y = np.stack([e[0], e[3] + 2 * e[4]], 1), np.stack([e[0] + e[3], e[0] - e[3]], 1)
+    "In the cascade above x1 leaves first; what would follow is left undone unless asked for."
+    _, X, Y = cascade()
     for ids, left in (([1], [0, 2, 3]), ([0], []), ([0, 1], []), ([1, 2], [0])):
-        assert (
-            start(X, Y)[0]
-            .down_to(0.65, torch.isin(torch.arange(4), torch.tensor(ids)))
-            .left()
-            .tolist()
-            == left
-        )
+        keep = torch.isin(torch.arange(4), torch.tensor(ids))
+        assert start(X, Y).peel.down_to(0.65, keep).left().tolist() == left
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", marked(KINDS))
 @pytest.mark.parametrize("block", [1, 2, 3, 32])
 def test_copies_go_their_own_ways(kind, block, monkeypatch):
-    "Copies of copies, each losing neurons in its own order, before and after rows are settled: every residual is a fresh factorisation's."
+    """Copies of copies, each losing neurons in its own order, before and after rows are settled.
+
+    Every residual is a fresh factorisation's.
+    """
     monkeypatch.setattr(engine_peel, "PENDING_ROWS", block)
     X, Y = make(kind, 3)
     columns = np.concatenate([X, Y], 1)
-    rng, peels = np.random.default_rng(block), [start(X, Y)[0]]
+    rng = np.random.default_rng(block)
+    peels = [start(X, Y).peel]
     for _ in range(12):
         peel = peels[rng.integers(len(peels))]
         if not peel.alive.any():
@@ -596,7 +648,8 @@ def test_copies_go_their_own_ways(kind, block, monkeypatch):
         peel.remove(peel.ids == rng.choice(peel.left()))
     for peel in peels:
         residual2 = dict(zip(peel.left().tolist(), peel.residual2()[peel.alive].tolist()))
-        x, y = ([i for i in residual2 if (i < X.shape[1]) == side] for side in (True, False))
+        x = [i for i in residual2 if i < X.shape[1]]
+        y = [i for i in residual2 if i >= X.shape[1]]
         for own, others in ((x, y), (y, x)):
             np.testing.assert_allclose(
                 [residual2[i] for i in others],
@@ -605,18 +658,17 @@ def test_copies_go_their_own_ways(kind, block, monkeypatch):
             )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", marked(KINDS))
 @settings(max_examples=6)
 @given(seed=SEEDS)
 def test_consequences_of_single_losses(kind, seed):
-    "A neuron said to exceed the limit does, after some have left too; and all that do are named where the state is well conditioned."
-    own, others = (
-        Z / np.linalg.norm(Z, axis=0) for Z in (Z[:, Z.any(0)] for Z in make(kind, seed))
-    )
-    span, alive = (
-        span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22),
-        np.ones(own.shape[1], bool),
-    )
+    """A neuron said to exceed the limit does, after some have left too.
+
+    And all that do are named where the state is well conditioned.
+    """
+    own, others = unit_live(*make(kind, seed))
+    span = span_of(torch.as_tensor(own), torch.as_tensor(others), 1e-22)
+    alive = np.ones(own.shape[1], bool)
     for _ in range(2):
         for limit in (0.01, 0.3):
             above = span.consequences(limit).numpy()
@@ -631,70 +683,74 @@ def test_consequences_of_single_losses(kind, seed):
         alive &= ~gone
 
 
+@pytest.mark.mutate
 def test_arrows_are_the_losses_of_single_neurons():
-    "Of both networks, before and after some have left: exactly these, where all is well conditioned; and of neurons that depend on no others where some do."
+    """Of both networks, before and after some have left: exactly these, where all is far apart.
+
+    And of neurons that depend on no others where some do.
+    """
     X, Y = np.random.default_rng(0).normal(size=(2, 20, 8))
     for A, sure in ((X, np.ones(16, bool)), (np.c_[X, X[:, 0]], ~np.isin(np.arange(17), [0, 8]))):
-        peel, columns, x = start(A, Y)[0], np.c_[A, Y], np.arange(A.shape[1] + 8) < A.shape[1]
+        peel = start(A, Y).peel
+        columns = np.c_[A, Y]
+        x = np.arange(A.shape[1] + 8) < A.shape[1]
         for gone in ([], [2], [3, 5, 11]):
             peel.remove(torch.isin(peel.ids, torch.as_tensor(gone)))
-            left, arrows = peel.left().numpy(), peel.arrows(0.8)[peel.alive][:, peel.alive].numpy()
+            left = peel.left().numpy()
+            arrows = peel.arrows(0.8)[peel.alive][:, peel.alive].numpy()
             for i, u in enumerate(left):
                 other = x[left] != x[u]
-                lost = (
-                    fresh_residual2(
-                        columns[:, [v for v in left if v != u and x[v] == x[u]]],
-                        columns[:, left[other]],
-                    )
-                    > 0.64
-                )
-                assert (
-                    not arrows[i][~other].any() and (arrows[i][other] == lost).all()
-                    if sure[u]
-                    else not arrows[i].any()
-                )
+                rest = left[~other & (left != u)]
+                lost = fresh_residual2(columns[:, rest], columns[:, left[other]]) > 0.64
+                if sure[u]:
+                    assert not arrows[i][~other].any() and (arrows[i][other] == lost).all()
+                else:
+                    assert not arrows[i].any()
             assert 0 < arrows.sum() < arrows.size / 2
 
 
+@pytest.mark.mutate
 def test_no_consequence_is_drawn_from_lost_digits():
-    "One of two near duplicates has left: what is known of the other alone is rounding error, until all is factored afresh."
+    """One of two near duplicates has left: what is known of the other alone is rounding error.
+
+    Until all is factored afresh.
+    """
     rng = np.random.default_rng(0)
     own, others = rng.normal(size=(2, 30, 6))
     for distance in (1e-6, 1e-7, 1e-8, 1e-9):
         own[:, 1] = own[:, 0] + distance * rng.normal(size=30)
         others[:, 0] = own[:, 1]
-        span = span_of(
-            *(torch.as_tensor(Z / np.linalg.norm(Z, axis=0)) for Z in (own, others)), 1e-22
-        )
+        span = span_of(*map(torch.as_tensor, unit_live(own, others)), 1e-22)
         assert span.leave(torch.arange(6) == 0)
         above = span.consequences(0.5)
         assert not above[1].any() and above[2:].any()
 
 
 def state(peel):
-    return [
-        t.clone()
-        for span in (peel.by_x, peel.by_y)
-        for t in vars(span).values()
-        if torch.is_tensor(t)
-    ] + [peel.alive.clone(), peel.ids.clone()]
+    "All tensors of a Peel, copied."
+    tensors = [peel.alive, peel.ids]
+    for span in (peel.by_x, peel.by_y):
+        tensors += [t for t in vars(span).values() if torch.is_tensor(t)]
+    return [t.clone() for t in tensors]
 
 
 @pytest.mark.parametrize(
-    "kind", ["duplicates", "relu_features", "near_duplicates", "dependent_near_duplicates"]
+    "kind",
+    marked(["duplicates", "relu_features", "near_duplicates", "dependent_near_duplicates"]),
 )
 def test_a_copied_peel_is_left_as_it_was(kind):
-    peel, *_ = start(*make(kind, 5))
+    peel = start(*make(kind, 5)).peel
     before = state(peel)
     for i in range(len(peel.alive)):
         peel.copy().remove(torch.arange(len(peel.alive)) == i)
     peel.copy().down_to(0.2)
-    assert all(torch.equal(a, b) for a, b in zip(before, state(peel)))
+    assert all(torch.equal(a, b) for a, b in zip(before, state(peel), strict=True))
 
 
 # Bad input
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", [algorithm_1, maximum_match, max_match_similarity])
 @pytest.mark.parametrize(
     "epsilon, error, says",
@@ -714,11 +770,14 @@ def test_bad_epsilon(f, epsilon, error, says):
     with pytest.raises(error, match=says):
         f(X, Y, epsilon)
     if f is maximum_match and epsilon is not None:
-        for g in (epsilon_profile(X, Y).match, epsilon_profile(X, Y).similarity):
-            with pytest.raises(error, match="epsilon is"):
-                g(epsilon) if g.__name__ == "match" or np.ndim(epsilon) == 0 else g(["0.3"])
+        profile = epsilon_profile(X, Y)
+        with pytest.raises(error, match="epsilon is"):
+            profile.match(epsilon)
+        with pytest.raises(error, match="epsilon is"):
+            profile.similarity(epsilon if np.ndim(epsilon) == 0 else ["0.3"])
 
 
+@pytest.mark.mutate
 def test_a_number_where_Y_belongs():
     X, Y = make("gaussian", 0)
     for call in (
@@ -738,11 +797,13 @@ def test_a_number_where_Y_belongs():
             call()
 
 
+@pytest.mark.mutate
 def test_moments_and_Y():
     X, Y = make("gaussian", 0)
     with pytest.raises(
         TypeError,
-        match="^X holds the moments of both networks, so Y is left out and the rest goes by keyword$",
+        match="^X holds the moments of both networks, "
+        "so Y is left out and the rest goes by keyword$",
     ):
         epsilon_profile(Moments(X, Y), Y)
     for call in (
@@ -755,6 +816,7 @@ def test_moments_and_Y():
         assert len(str(error.value)) < 300
 
 
+@pytest.mark.mutate
 def test_Y_missing():
     X, Y = make("gaussian", 0)
     for call in (lambda: epsilon_profile(X), lambda: maximum_match(X, epsilon=0.3)):
@@ -767,6 +829,7 @@ def test_Y_missing():
         maximum_match(X, Y)
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", [algorithm_1, maximum_match, max_match_similarity, epsilon_profile])
 def test_dead_is_one_of_two_words(f):
     X, Y = make("gaussian", 0)
@@ -774,6 +837,7 @@ def test_dead_is_one_of_two_words(f):
         f(X, Y, **({} if f is epsilon_profile else {"epsilon": 0.3}), dead="no")
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", [algorithm_1, maximum_match, max_match_similarity, epsilon_profile])
 def test_bad_activations_name_the_culprit(f):
     X, Y = make("relu_features", 0)
@@ -783,7 +847,8 @@ def test_bad_activations_name_the_culprit(f):
         Y2[[7, 9], [2, 3]] = bad
         with pytest.raises(
             ValueError,
-            match=rf"Y: neuron 2 is {bad} at sample 7 \(2 such values in 2 of {Y.shape[1]} neurons\)",
+            match=rf"Y: neuron 2 is {bad} at sample 7 "
+            rf"\(2 such values in 2 of {Y.shape[1]} neurons\)",
         ):
             f(X, Y2, **rest)
     with pytest.raises(ValueError, match="X has 60 samples and Y has 59"):
@@ -800,6 +865,7 @@ def test_bad_activations_name_the_culprit(f):
         f(X * 1j, Y, **rest)
 
 
+@pytest.mark.mutate
 @pytest.mark.filterwarnings("error::submatch_nb.SubmatchWarning")
 def test_spans_that_fill_the_space_warn():
     rng = np.random.default_rng(0)
@@ -820,23 +886,33 @@ def test_spans_that_fill_the_space_warn():
     )  # six of seven dimensions: no warning
 
 
+@pytest.mark.mutate
 def test_epsilon_at_chance_warns():
-    "Of the larger layer's live neurons: at the level itself, and not just below; where the span is everything another warning says so."
+    """Of the larger layer's live neurons: at the level itself, and not just below.
+
+    Where the span is everything another warning says so.
+    """
     X, Y = np.random.default_rng(0).normal(size=(2, 16, 12))
     Y[:, 3:] = 0
     assert chance_epsilon(16, 12) == 0.5
-    says = "^epsilon = 0.5 is at or above the Gaussian chance level 0.500 for 12 neurons and 16 samples: random neurons would match as well. Use a smaller epsilon or more samples.$"
+    says = (
+        "^epsilon = 0.5 is at or above the Gaussian chance level 0.500 for 12 neurons and "
+        "16 samples: random neurons would match as well. "
+        "Use a smaller epsilon or more samples.$"
+    )
     for first in ((X, Y), (Y, X), (Moments(X, Y),)):
         with pytest.warns(SubmatchWarning, match=says):
             maximum_match(*first, epsilon=0.5)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            maximum_match(*first, epsilon=0.5 - 1e-9), epsilon_profile(*first)
+            maximum_match(*first, epsilon=0.5 - 1e-9)
+            epsilon_profile(*first)
     with pytest.warns(SubmatchWarning) as caught:
         maximum_match(X[:8], Y[:8], 0)
     assert len(caught) == 1 and "span all of R^8" in str(caught[0].message)
 
 
+@pytest.mark.mutate
 def test_a_profile_says_what_it_knows():
     X, Y = make("dead", 3)
     profile = epsilon_profile(X, Y)
@@ -847,31 +923,40 @@ def test_a_profile_says_what_it_knows():
         and profile.live == max(live) == epsilon_profile(Y, X).live
     )
     assert profile.count == len(X) and profile.chance == chance_epsilon(len(X), max(live))
-    assert (
-        repr(profile)
-        == f"Profile({X.shape[1]} + {Y.shape[1]} neurons, {len(X)} samples, {len(profile.breakpoints)} breakpoints)"
-        and "2,000 samples" in repr(Profile([0], [0], 2000))
+    assert repr(profile) == (
+        f"Profile({X.shape[1]} + {Y.shape[1]} neurons, {len(X)} samples, "
+        f"{len(profile.breakpoints)} breakpoints)"
     )
+    assert "2,000 samples" in repr(Profile([0], [0], 2000))
     assert (np.diff(profile.breakpoints) > 0).all() and set(profile.breakpoints) == set(
         np.r_[profile.x, profile.y][np.r_[X.any(0), Y.any(0)]]
     )
 
 
+@pytest.mark.mutate
 def test_critical_values_nearer_than_the_tolerance_are_one():
     for apart, count in ((1e-12, 1), (1e-9, 2)):
-        pair = lambda r: np.array([1, r / (1 - r**2) ** 0.5])
         X, Y = np.zeros((2, 4, 2))
-        X[:2, 0], X[2:, 1], Y[0, 0], Y[2, 1] = pair(0.6), pair(0.6 + apart), 1, 1
+        for i, r in enumerate((0.6, 0.6 + apart)):
+            X[2 * i : 2 * i + 2, i] = 1, r / (1 - r**2) ** 0.5
+            Y[2 * i, i] = 1
         assert len(epsilon_profile(X, Y).breakpoints) == count
     assert epsilon_profile([[1], [0]], [[1e-7], [1]]).x.tolist() == [
         1
     ]  # 1 - 1e-14, squared: in no match
 
 
+@pytest.mark.mutate
 def test_the_profile_is_asked_only_where_rounds_decide_nothing(monkeypatch):
     "At a tie, r(x | y) = 4/5, and just not there; and a dead neuron decides nothing."
-    asked, peel_all = [], maximum.peel_all
-    monkeypatch.setattr(maximum, "peel_all", lambda *args: (asked.append(1), peel_all(*args))[1])
+    asked = []
+    peel_all = maximum.peel_all
+
+    def noted(*args):
+        asked.append(1)
+        return peel_all(*args)
+
+    monkeypatch.setattr(maximum, "peel_all", noted)
     X, Y = np.array([[3.0, 0, 0], [4, 1, 0], [0, 0, 0]]), np.array([[1.0], [0], [0]])
     for dead in ("exclude", "literal"):
         for epsilon, times in ((0.8 - 1e-9, 0), (0.8, 1), (0.8 + 1e-9, 0)):
@@ -888,6 +973,7 @@ def test_the_profile_is_asked_only_where_rounds_decide_nothing(monkeypatch):
     assert not asked
 
 
+@pytest.mark.mutate
 def test_activations_too_large_or_small_to_square():
     "Every neuron keeps its residual on any scale that a float can hold; only exact 0 is dead."
     X, Y = make("relu_features", 0)
@@ -908,12 +994,17 @@ def test_activations_too_large_or_small_to_square():
 # What arrays may be
 
 
-@pytest.mark.parametrize("kind", ["relu_features", "dead"])
+@pytest.mark.parametrize("kind", marked(["relu_features", "dead"]))
 def test_any_array_of_real_numbers(kind):
     X, Y = make(kind, 2)
     profile = epsilon_profile(X, Y)
-    grad = lambda Z: torch.tensor(Z, requires_grad=True)
-    strided = lambda Z: torch.as_tensor(np.repeat(np.repeat(Z, 2, 0), 3, 1))[::2, ::3]
+
+    def grad(Z):
+        return torch.tensor(Z, requires_grad=True)
+
+    def strided(Z):
+        return torch.as_tensor(np.repeat(np.repeat(Z, 2, 0), 3, 1))[::2, ::3]
+
     for f in (
         grad,
         strided,
@@ -927,6 +1018,7 @@ def test_any_array_of_real_numbers(kind):
         assert other.x.dtype == np.float64 and isinstance(other.x, np.ndarray)
 
 
+@pytest.mark.mutate
 def test_profile_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
@@ -940,12 +1032,14 @@ def test_profile_on_a_gpu():
         assert maximum_match(*on, 0.4) == maximum_match(X, Y, 0.4) == algorithm_1(*on, 0.4)
 
 
+@pytest.mark.mutate
 def test_inputs_stay_as_they_were():
     X, Y = (torch.as_tensor(Z) for Z in make("dead", 1))
     before, moments = (X.clone(), Y.clone()), Moments(X, Y)
     gram = moments.gram.clone()
     for first in ((X, Y), (moments,)):
-        epsilon_profile(*first), maximum_match(*first, epsilon=0.3)
+        epsilon_profile(*first)
+        maximum_match(*first, epsilon=0.3)
     algorithm_1(X, Y, 0.3)
     assert (
         torch.equal(X, before[0]) and torch.equal(Y, before[1]) and torch.equal(moments.gram, gram)
