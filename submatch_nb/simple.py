@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-
 from .engine.drawing import COLORS
-from .engine.inputs import Dead, Sides, both, check_dead
+from .engine.inputs import Dead, Sides, both, check_dead, check_epsilon
 from .engine.moments import Moments
 from .engine.peel import start
 from submatch_nb.engine.search import (
@@ -30,7 +29,6 @@ from submatch_nb.engine.search import (
     no_match,
     restrict_order,
     search,
-    survives,
 )
 from .match import Match
 from .maximum import algorithm_1
@@ -155,12 +153,12 @@ def minimum_match(
     doi:10.48550/arXiv.1810.11750
     """
     sought = inside(X, Y, v, epsilon, dead)
-    order = check_order(order, sought.n)
+    whole = check_order(order, sought.n)
     if sought.dead:
-        return as_match(sought.v, epsilon, sought.n)
-    order = restrict_order(order, sought.peel.left())
-    _, ids = next(search(sought.peel, sought.v, order, epsilon))
-    return as_match(ids.cpu(), epsilon, sought.n)
+        return as_match(sought.v.cpu(), sought.epsilon, sought.n)
+    inner = restrict_order(whole, sought.peel.left())
+    _, ids = next(search(sought.peel, sought.v, inner, sought.epsilon))
+    return as_match(ids.cpu(), sought.epsilon, sought.n)
 
 # %% ../nbs/03_simple.ipynb #512ecf1d
 class SimpleMatches(Sequence[Match]):
@@ -331,6 +329,7 @@ def simple_matches(
             f"exhaustive=True finds what any order would: leave orders = {orders} out"
         )
     peel, n, _ = start(X, Y, epsilon)
+    epsilon = check_epsilon(epsilon)
     alone = set(range(n.x + n.y)) - set(peel.ids.tolist())
     found = {}
     if check_dead(dead) == "literal":
@@ -345,7 +344,9 @@ def simple_matches(
     )
 
 # %% ../nbs/03_simple.ipynb #c8f4bac5
-def plot_match(match: Match, v: Neuron | None = None, ax: "Axes | None" = None) -> "Axes":
+def plot_match(
+    match: Match, v: Neuron | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """The neurons of both networks, those in a match lit.
 
     Parameters
@@ -370,8 +371,8 @@ def plot_match(match: Match, v: Neuron | None = None, ax: "Axes | None" = None) 
     title = f"{len(match.x)} + {len(match.y)} neurons at ε = {match.epsilon:g}"
     if v is not None:
         title += f", minimal for {v[0]}{v[1]}"
-        frame = {"facecolors": "none", "edgecolors": COLORS["ink"], "linewidths": 1.6}
-        ax.scatter(v[1], -"xy".index(v[0]), s=230, marker="s", **frame)
+        frame = ax.scatter(v[1], -"xy".index(v[0]), s=230, marker="s", linewidths=1.6)
+        frame.set(facecolor="none", edgecolor=COLORS["ink"])
     ax.set(ylim=(-1.6, 0.6), yticks=[], xlabel="neuron", title=title)
     ax.spines[:].set_visible(False)
     return ax
@@ -445,16 +446,12 @@ def is_unique(
     Wang et al. 2018 for the v-minimum match, doi:10.48550/arXiv.1810.11750; the
     test is this project's.
     """
-    peel, v, n, is_dead = inside(X, Y, v, epsilon, dead)
-    if is_dead:
+    sought = inside(X, Y, v, epsilon, dead)
+    if sought.dead:
         return True
-    left = peel.left()
-    _, minimum = next(search(peel, v, left, epsilon))
-    total = n.x + n.y
-    needed = [
-        u  # whatever every match needs, this one has
-        for u in minimum.split(1)
-        if u == v or not survives(peel, v, u, epsilon, total)
+    left = sought.peel.left()
+    _, minimum = next(search(sought.peel, sought.v, left, sought.epsilon))
+    needed = [  # this match has whatever every match needs
+        u for u in minimum.split(1) if u == sought.v or not sought.survives(u)
     ]
-    others = left[~torch.isin(left, torch.cat(needed))]
-    return survives(peel, v, others, epsilon, total)
+    return sought.survives(left[~torch.isin(left, torch.cat(needed))])

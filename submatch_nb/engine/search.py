@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['Neuron', 'EXHAUSTIVE', 'check_neuron', 'name_neuron', 'check_order', 'restrict_order', 'no_match', 'as_match',
-           'mask_of', 'needs', 'without', 'survives', 'Branch', 'try_block', 'search', 'minimum_in_orders', 'Sought',
-           'inside', 'spanned', 'every_match', 'minimal', 'exhaust', 'every_minimum']
+           'mask_of', 'needs', 'without', 'Branch', 'try_block', 'search', 'minimum_in_orders', 'Sought', 'inside',
+           'spanned', 'every_match', 'minimal', 'exhaust', 'every_minimum']
 
 # %% ../../nbs/engine/search.ipynb #c9f1b331
 import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-
-from .inputs import Sides, check_dead, within
+from .inputs import Dead, Sides, check_dead, check_epsilon, within
 from .moments import Moments
 from .peel import Peel, span_of, start
 from ..match import Match
@@ -26,10 +25,10 @@ from ..match import Match
 Neuron = tuple[str, int]  # ("x", 3), of the first network, or ("y", 7), of the second
 
 
-def check_neuron(v: object, n: Sides[int]) -> int:
+def check_neuron(v: Any, n: Sides[int]) -> int:
     "The number of a neuron. Raises TypeError or IndexError where v is not the name of one."
     try:
-        side, index = v  # type: ignore[misc]
+        side, index = v
         offset, size = {"x": (0, n.x), "y": (n.x, n.y)}[side]
         number = int(np.asarray(index).astype(np.int64, casting="safe"))
     except (TypeError, ValueError, KeyError):
@@ -56,7 +55,7 @@ def check_order(order: ArrayLike | None, n: Sides[int]) -> np.ndarray:
     total = n.x + n.y
     if order is None:
         return np.arange(total)
-    if isinstance(order, numbers.Integral) and order >= 0:
+    if isinstance(order, numbers.Integral) and int(order) >= 0:
         return np.random.default_rng(int(order)).permutation(total)
     order = np.asarray(order)
     if order.ndim != 1 or sorted(order.tolist()) != list(range(total)):
@@ -95,7 +94,7 @@ def mask_of(ids: torch.Tensor, total: int) -> torch.Tensor:
 
 
 def needs(peel: Peel, group: torch.Tensor, epsilon: float, total: int) -> torch.Tensor:
-    """What each neuron of a group is lost without, as far as arrows tell: itself, and what it reaches.
+    """What each neuron of a group is lost without, as far as arrows tell: what it reaches.
 
     `peel` is at a match, `group` holds the (k,) ids of neurons in it, `total` is how many ids
     there are. Returns a (total, k) mask.
@@ -121,15 +120,6 @@ def without(
     trial = peel.copy()
     trial.remove(gone[trial.ids] & trial.alive)
     return trial.down_to(epsilon, keep=keep)
-
-
-def survives(
-    peel: Peel, v: torch.Tensor, gone: torch.Tensor, epsilon: float, total: int
-) -> bool:
-    "Is a neuron, its id in a (1,) tensor, in the maximum match of what is left when some ids go?"
-    keep = mask_of(v, total)
-    left = without(peel, mask_of(gone, total), epsilon, keep).left()
-    return bool(keep[left].any())
 
 # %% ../../nbs/engine/search.ipynb #s3a10004
 @dataclass(frozen=True)
@@ -234,22 +224,30 @@ class Sought(NamedTuple):
     peel: Peel  # at the maximum match
     v: torch.Tensor  # (1,) the number of the neuron
     n: Sides[int]  # neurons of both networks
+    epsilon: float  # in [0, 1), checked
     dead: bool  # it is dead, and dead neurons match: alone, it is its own v-minimum match
+
+    def survives(self, gone: torch.Tensor) -> bool:
+        "Is it in the maximum match of what is left when some neurons, given by id, go?"
+        keep = mask_of(self.v, sum(self.n))
+        trial = without(self.peel, mask_of(gone, sum(self.n)), self.epsilon, keep)
+        return bool(keep[trial.left()].any())
 
 
 def inside(
-    X: ArrayLike | Moments, Y: ArrayLike | None, v: object, epsilon: float, dead: str
+    X: ArrayLike | Moments, Y: ArrayLike | None, v: Any, epsilon: float | None, dead: Dead
 ) -> Sought:
     "Begin a search for one neuron. Raises ValueError where it is in no match."
     check_dead(dead)
     peel, n, _ = start(X, Y, epsilon)
+    epsilon = check_epsilon(epsilon)
     number = check_neuron(v, n)
     is_dead = number not in peel.ids
     if is_dead and dead == "exclude":
         raise no_match(name_neuron(number, n), epsilon, True)
     if not is_dead and number not in peel.down_to(epsilon).left():
         raise no_match(name_neuron(number, n), epsilon, False)
-    return Sought(peel, torch.tensor([number], device=peel.ids.device), n, is_dead)
+    return Sought(peel, torch.tensor([number], device=peel.ids.device), n, epsilon, is_dead)
 
 # %% ../../nbs/engine/search.ipynb #6cd23782
 EXHAUSTIVE = 10  # most neurons a side of a maximum match whose subsets are all tried
