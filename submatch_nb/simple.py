@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+
 from .engine.drawing import COLORS
 from .engine.inputs import Dead, Sides, both, check_dead, check_epsilon
 from .engine.moments import Moments
