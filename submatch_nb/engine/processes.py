@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSam
 
 from .feeding import batches, count_inputs
 from .moments import Moments, UNIT, first_equal
-from .positions import Sampled, check_positions
+from .positions import Sampled, check_positions, length_needed
 
 # %% ../../nbs/engine/processes.ipynb #0baeb940
 def processes() -> tuple[int, int]:
@@ -191,9 +191,7 @@ def draws_here(positions, data):
     if not isinstance(positions, Sampled):
         return positions
     if whole is None:
-        raise ValueError(
-            "sampled positions take data whose length is known: a Dataset, a tensor, or a DataLoader of them"
-        )
+        raise length_needed()
     before, after = whole * rank // size, whole * (rank + 1) // size
     return _ShareOfDraws(
         positions.count, positions.draws, positions.seed, before, after - before, whole
