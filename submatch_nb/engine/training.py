@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm.auto import tqdm
 
-from .architectures import _seeds, build
+from .architectures import build, epoch_seed
 from .files import holds, load_tensors, save_tensors
 from .images import Images, load_data
 
@@ -95,11 +95,11 @@ def _batches(order, size):
 def _epoch(model, optimizer, images, recipe, seed, epoch, bar):
     "Train for one epoch; its mean loss and accuracy."
     generator, device = (
-        torch.Generator().manual_seed(_seeds(seed, epoch)),
+        torch.Generator().manual_seed(epoch_seed(seed, epoch)),
         next(model.parameters()).device,
     )
     order, loss_sum, right, seen = torch.randperm(len(images), generator=generator), 0.0, 0, 0
-    torch.manual_seed(_seeds(seed, epoch))  # for dropout
+    torch.manual_seed(epoch_seed(seed, epoch))  # for dropout
     for indices in _batches(order, recipe.batch):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate_in(epoch, seen / len(images))
