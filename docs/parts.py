@@ -11,7 +11,7 @@ PARTS = {
 # In the order in which they are read
 ENGINE = (
     *("inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference"),
-    *("theorems", "architectures", "images", "training", "pair"),
+    *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "pairing", "request"),
     *("sums", "roots", "groups", "layer", "collecting", "processes", "distributed"),
     *("analysis", "comparing", "tables", "figures", "activations", "saving"),
