@@ -25,8 +25,8 @@ FilePath = str | os.PathLike[str]
 def write_whole(path: FilePath, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all: under a temporary name first, renamed when it is complete.
 
-    `write` is called with the temporary path, in the same folder, and writes the file there; the folder is made.
-    Raises OSError where the file cannot be written.
+    `write` is called with the temporary path, in the same folder, and writes the file there. The
+    folder is made where it is missing. Raises OSError where the file cannot be written.
     """
     path = Path(path)
     if not path.name:
@@ -61,7 +61,7 @@ def save_tensors(path: FilePath, kind: str, tensors: Mapping[str, Any], **about:
 
 # %% ../../nbs/engine/files.ipynb #450a38fe
 def load_tensors(path: FilePath, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors by name and the JSON values that `save_tensors` saved; nothing is unpickled.
+    """The tensors and the JSON values that `save_tensors` saved; nothing is unpickled.
 
     Raises FileNotFoundError, or ValueError where it is a file of another kind or a damaged one.
     """
@@ -83,9 +83,9 @@ def load_tensors(path: FilePath, kind: str) -> tuple[dict[str, torch.Tensor], di
 
 # %% ../../nbs/engine/files.ipynb #dc06526d
 def holds(path: FilePath) -> str | None:
-    """What a safetensors file holds: "checkpoint", "comparison", ...; "" for plain tensors, None for any other file.
+    """What a safetensors file holds: "checkpoint", "comparison", ...
 
-    Raises FileNotFoundError.
+    "" for plain tensors, None for any other file. Raises FileNotFoundError.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -100,7 +100,10 @@ DIGEST_BYTES = 8
 
 
 def digest(*values: object) -> str:
-    "A short text that changes when they do: tensors, arrays, other plain values, and sequences and mappings of them."
+    """A short text that changes when the values do.
+
+    Tensors, arrays, other plain values, and sequences and mappings of them.
+    """
     return _hashed(_pieces(values))
 
 
@@ -114,7 +117,7 @@ def digest_file(path: FilePath) -> str:
     with open(path, "rb") as f:
         return file_digest(f, lambda: blake2b(digest_size=DIGEST_BYTES)).hexdigest()
 
-# %% ../../nbs/engine/files.ipynb #6ba3774a
+# %% ../../nbs/engine/files.ipynb #9864f689
 def _hashed(parts: Iterable[bytes | bytearray | memoryview]) -> str:
     "The digest of all parts, one after another."
     h = blake2b(digest_size=DIGEST_BYTES)

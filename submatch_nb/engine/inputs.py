@@ -28,8 +28,8 @@ class Sides(NamedTuple, Generic[_T]):
     y: _T  # of the second
 
 # %% ../../nbs/engine/inputs.ipynb #4d95a99c
-# What 0 means in floating point, relative to whatever is factored: a residual where activations are (QR),
-# a squared residual where second moments are. Also the relative slack in every `<= epsilon`.
+# What 0 means in floating point, relative to whatever is factored: a residual where activations
+# are (QR), a squared residual where second moments are. Also the slack in every `<= epsilon`.
 TOLERANCE = 1e-11
 
 # %% ../../nbs/engine/inputs.ipynb #2a5ad249
@@ -60,7 +60,8 @@ def activations(Z: ArrayLike, name: str = "X") -> torch.Tensor:
     Raises
     ------
     TypeError, ValueError
-        Where Z is no finite real matrix with samples and neurons in it; the message names the neuron and the sample.
+        Where Z is no finite real matrix with samples and neurons in it; the message names the
+        neuron and the sample.
     """
     found = _array(Z, name)
     if found.is_complex() if torch.is_tensor(found) else found.dtype.kind not in "biuf":
@@ -77,7 +78,7 @@ def activations(Z: ArrayLike, name: str = "X") -> torch.Tensor:
 
 # %% ../../nbs/engine/inputs.ipynb #561815e7
 def _array(Z: ArrayLike, name: str) -> torch.Tensor | np.ndarray:
-    "A tensor, or what NumPy makes of Z; raises TypeError or ValueError where that would not be all of it."
+    "A tensor, or what NumPy makes of Z; raises TypeError or ValueError where that is not all."
     if torch.is_tensor(Z):
         if Z.layout != torch.strided:
             raise TypeError(f"{name} is a sparse tensor: pass {name}.to_dense()")
@@ -98,7 +99,7 @@ def _array(Z: ArrayLike, name: str) -> torch.Tensor | np.ndarray:
         )
     return found
 
-# %% ../../nbs/engine/inputs.ipynb #31efe6c1
+# %% ../../nbs/engine/inputs.ipynb #0fbf22a4
 def _double(found: torch.Tensor | np.ndarray) -> torch.Tensor:
     "float64 on its own device, or on the CPU for a device without float64."
     if torch.is_tensor(found):
@@ -145,7 +146,7 @@ def warn_if_full(rank: int, d: int, name: str) -> None:
             "so a match says nothing. Use many more samples than neurons."
         )
 
-# %% ../../nbs/engine/inputs.ipynb #005c15f6
+# %% ../../nbs/engine/inputs.ipynb #beffd588
 def check_choice(
     value: object, choices: Iterable[_Choice] | Mapping[_Choice, str], name: str
 ) -> _Choice:
@@ -202,7 +203,8 @@ def check_epsilons(epsilon: float | Sequence[float] | np.ndarray) -> list[float]
 def neuron_indices(values: ArrayLike, n: int, side: str) -> np.ndarray:
     """Sorted, distinct, read-only int64 indices below n.
 
-    Raises TypeError where they are no integers, IndexError where there is no such neuron; side is what to call them in it.
+    Raises TypeError where they are no integers, IndexError where there is no such neuron; `side`
+    is what to call them in the message.
     """
     found = np.asarray(values)
     if found.size and found.dtype.kind not in "iu":

@@ -29,9 +29,9 @@ def rounding(k: int) -> float:
     "How far, relatively, k roundings in a row can take a number: gamma_k = k u / (1 - k u)."
     return k * UNIT / (1 - k * UNIT)
 
-# %% ../../nbs/engine/moments.ipynb #5907fa06
+# %% ../../nbs/engine/moments.ipynb #2d57e391
 class Gram(NamedTuple):
-    "Second moments of n neurons; each entry is off by at most `error` times the lengths of its two neurons."
+    "Second moments of n neurons, each off by at most `error` times the lengths of its two neurons."
 
     matrix: torch.Tensor  # (n, n)
     error: float
@@ -54,7 +54,7 @@ class Gram(NamedTuple):
         "The same with the neurons in another order."
         return Gram(self.matrix[order][:, order], self.error)
 
-# %% ../../nbs/engine/moments.ipynb #636b5f1e
+# %% ../../nbs/engine/moments.ipynb #c57713dd
 def add_products(gram: torch.Tensor, Z: torch.Tensor, strip: int = GRAM_STRIP) -> None:
     "Add Z @ Z.T, Z (n, samples), to the part of `gram`, (n, n), on and above the diagonal."
     for i in range(0, len(Z), strip):
@@ -75,7 +75,7 @@ def second_moments(*sides: torch.Tensor) -> Gram:
     gram = gram.triu_() + gram.triu(1).T
     return Gram(gram, rounding(len(chunks[0][0]) + len(chunks) - 1))
 
-# %% ../../nbs/engine/moments.ipynb #734b37fd
+# %% ../../nbs/engine/moments.ipynb #414b9998
 def check_squares(square: torch.Tensor, alive: torch.Tensor) -> None:
     """Raises ValueError where squares overflow, or are so small that they have lost digits.
 
@@ -97,7 +97,8 @@ CACHE_ROWS = 256  # rows that stay in the cache
 class Root(NamedTuple):
     """An R factor of n neurons, from which nothing was squared.
 
-    For every w, | |Zw| - |Rw| | <= skew |Rw| + error (sum over j of |w_j| |z_j|), Z the activations, R the matrix.
+    For every w, | |Zw| - |Rw| | <= skew |Rw| + error (sum over j of |w_j| |z_j|), with Z the
+    activations and R the matrix.
     """
 
     matrix: torch.Tensor  # (m, n), m <= n
@@ -123,7 +124,7 @@ class Root(NamedTuple):
         "The same with the neurons in another order."
         return Root(self.matrix[:, order], self.error, self.skew)
 
-# %% ../../nbs/engine/moments.ipynb #c5828321
+# %% ../../nbs/engine/moments.ipynb #4338d3f8
 def r_factor(Z: torch.Tensor) -> Root:
     "R with the inner products of the columns of Z, (d, n), and bounds that are measured on Q."
     d, n = Z.shape
@@ -152,7 +153,7 @@ def _largest_loss(Z: torch.Tensor, Q: torch.Tensor, R: torch.Tensor, block: int)
     length = Z.norm(dim=0)
     return (lost.sqrt() / torch.where(length > 0, length, 1)).max().item()
 
-# %% ../../nbs/engine/moments.ipynb #98e67649
+# %% ../../nbs/engine/moments.ipynb #3d60567d
 def joined(one: Gram | Root, other: Gram | Root) -> Gram | Root:
     "That of the samples of both, on the device of the first; by R factor where both are."
     device = one.matrix.device
@@ -168,11 +169,12 @@ def joined(one: Gram | Root, other: Gram | Root) -> Gram | Root:
     return Gram(a.matrix + b.matrix.to(device), max(a.error, b.error) + 2 * UNIT)
 
 # %% ../../nbs/engine/moments.ipynb #e5259c32
-NEARLY = 1e-10  # second moments this near, relatively, make it worth comparing two neurons sample by sample
+# Two neurons are compared sample by sample where their second moments are relatively this near
+NEARLY = 1e-10
 
 
 def first_alike(Z: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    """For each column of Z, (d, n), the first that is identical to it, sample by sample: (n,) int64.
+    """For each column of Z, (d, n), the first that is identical to it on every sample: (n,) int64.
 
     Looked for where the second moments `gram`, (n, n), are nearly the same.
     """
@@ -197,7 +199,7 @@ def first_equal(Z: torch.Tensor) -> torch.Tensor:
     first = torch.full_like(group, len(group)).scatter_reduce(0, group, index, "amin")
     return first[group]
 
-# %% ../../nbs/engine/moments.ipynb #df3fb645
+# %% ../../nbs/engine/moments.ipynb #7b11da05
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
     "What `Moments` hold."
@@ -236,8 +238,9 @@ def _own_where_silent(alike: torch.Tensor | None, square: torch.Tensor) -> torch
 class Moments:
     """Joint second moments and sums of one layer in two networks, in float64; read-only.
 
-    Either the matrix itself or an R factor of the activations is held, from which nothing was squared.
-    Moments add over samples: `Moments(X1, Y1) + Moments(X2, Y2)` are those of all samples, by R factor where both are.
+    Either the matrix itself or an R factor of the activations is held, from which nothing was
+    squared. Moments add over samples: `Moments(X1, Y1) + Moments(X2, Y2)` are those of all
+    samples, by R factor where both are.
 
     Parameters
     ----------
@@ -253,12 +256,13 @@ class Moments:
     Raises
     ------
     TypeError, ValueError
-        Where X and Y are no two finite matrices with the same samples, or a neuron is too large or too small to be squared.
+        Where X and Y are no two finite matrices with the same samples, or a neuron is too large
+        or too small to be squared.
 
     Notes
     -----
-    n = n_x + n_y neurons, the first network's first. The errors are proven: theorems *the moments' own error* and
-    *the R factor's own error* in the engine notebook *Moments*.
+    n = n_x + n_y neurons, the first network's first. The errors are proven: theorems *the moments'
+    own error* and *the R factor's own error* in the engine notebook *Moments*.
 
     Examples
     --------
@@ -341,12 +345,16 @@ class Moments:
 
     @property
     def error(self) -> float:
-        "Proven: bounds the rounding error of each entry of the gram relative to the lengths of its two neurons, or, with `skew`, that of the root."
+        """A proven bound on rounding.
+
+        For each entry of the gram relative to the lengths of its two neurons, or, with `skew`,
+        for the root, as in `Root`.
+        """
         return self._parts.held.error
 
     @property
     def skew(self) -> float:
-        "The part of the root's error that grows with |Rw|, as in `Root`; 0 where the matrix itself is held."
+        "The part of the root's error that grows with |Rw|, as in `Root`; 0 where there is none."
         return self._parts.held.skew if isinstance(self._parts.held, Root) else 0.0
 
     @property
@@ -376,7 +384,10 @@ class Moments:
 
     @property
     def alike(self) -> torch.Tensor:
-        "(n,) int64: for each neuron the first of its network that was identical to it on every sample, itself where none was."
+        """(n,) int64: for each neuron the first of its network that was identical to it.
+
+        On every sample; itself where none was.
+        """
         return self._parts.alike
 
     @property
@@ -386,7 +397,10 @@ class Moments:
         return Sides(zero[: self.n_x].nonzero()[0], zero[self.n_x :].nonzero()[0])
 
     def marked(self) -> torch.Tensor:
-        "`alike`, but -1 for silent neurons of X and -2 for those of Y: with more samples they may still be identical."
+        """`alike`, but -1 for silent neurons of X and -2 for those of Y.
+
+        With more samples they may still be identical.
+        """
         side = torch.full_like(self.alike, -2)
         side[: self.n_x] = -1
         return torch.where(self.square > 0, self.alike, side)
@@ -437,13 +451,19 @@ class Moments:
         return tensors, about
 
     def save(self, path: FilePath) -> None:
-        "Save to one safetensors file, written whole or not at all. Raises OSError where that is impossible."
+        """Save to one safetensors file, written whole or not at all.
+
+        Raises OSError where that is impossible.
+        """
         tensors, about = self.parts()
         save_tensors(path, "moments", tensors, **about)
 
     @classmethod
     def load(cls, path: FilePath) -> Self:
-        "Load what `save` saved. Raises FileNotFoundError, or ValueError where the file is another one or damaged."
+        """Load what `save` saved.
+
+        Raises FileNotFoundError, or ValueError where the file is another one or damaged.
+        """
         tensors, about = load_tensors(path, "moments")
         return cls.from_parts(**tensors, **about)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PERCEPTRONS', 'WIDTHS', 'SEEDS', 'EPOCHS', 'Dense', 'trained_perceptron', 'tensor_name', 'perceptron']
 
-# %% ../../nbs/engine/perceptrons.ipynb #6734f5e7
+# %% ../../nbs/engine/perceptrons.ipynb #58958bb9
 import functools
 import warnings
 from importlib.resources import as_file, files
@@ -20,14 +20,14 @@ WIDTHS = (32, 64, 128)  # of the perceptrons in it
 SEEDS = (0, 1)
 EPOCHS = 60
 
-# %% ../../nbs/engine/perceptrons.ipynb #2dc3e272
+# %% ../../nbs/engine/perceptrons.ipynb #e2835deb
 class Dense(NamedTuple):
     "A fully connected layer: relu(inputs @ weights + bias)."
 
     weights: np.ndarray  # (inputs, units) float64
     bias: np.ndarray  # (units,)
 
-# %% ../../nbs/engine/perceptrons.ipynb #4975b035
+# %% ../../nbs/engine/perceptrons.ipynb #fb4a4993
 def trained_perceptron(width: int, seed: int) -> list[Dense]:
     "The two hidden layers of scikit-learn's perceptron, trained here on its digits."
     from sklearn.datasets import load_digits
@@ -41,7 +41,7 @@ def trained_perceptron(width: int, seed: int) -> list[Dense]:
         net.fit(images / 16, labels)
     return [Dense(net.coefs_[i], net.intercepts_[i]) for i in range(2)]
 
-# %% ../../nbs/engine/perceptrons.ipynb #e9a7fd60
+# %% ../../nbs/engine/perceptrons.ipynb #1ae0e09e
 def tensor_name(width: int, seed: int, layer: int, part: str) -> str:
     "What a tensor is called in the file; part is one of `Dense._fields`."
     return f"width{width}.seed{seed}.layer{layer}.{part}"
@@ -56,7 +56,7 @@ def _packaged() -> dict[str, np.ndarray]:
 
 
 def perceptron(width: int, seed: int) -> list[Dense]:
-    "The two hidden layers of a perceptron: as packaged, or trained here where the package has none of this width and seed."
+    "The two hidden layers of a perceptron: as packaged, or else trained here."
     if width not in WIDTHS or seed not in SEEDS:
         return trained_perceptron(width, seed)
     tensors = _packaged()
