@@ -10,7 +10,8 @@ PARTS = {
 }
 # In the order in which they are read
 ENGINE = (
-    *("inputs", "files", "drawing", "moments", "peel", "brackets", "search", "reference"),
+    *("inputs", "sets", "files", "drawing", "moments"),
+    *("peel", "brackets", "search", "reference"),
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "pairing", "request"),
     *("sums", "roots", "groups", "layer", "collecting", "processes", "distributed"),

@@ -6,217 +6,226 @@
 __all__ = ['toy', 'columns', 'cross_residuals', 'is_match', 'plot_pair', 'Match']
 
 # %% ../nbs/01_match.ipynb #8900691b
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from .engine.drawing import COLORS
 from submatch_nb.engine.inputs import (
+    Dead,
     Sides,
     both,
     check_dead,
     check_epsilon,
     chosen,
-    neuron_indices,
     within,
 )
+from .engine.sets import NeuronSets, listed
 from .neurons import orthonormal_basis, unit, unit_residuals
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 # %% ../nbs/01_match.ipynb #1a489c5e
-def toy() -> Sides:  # float64 arrays of shape (6, 4) and (6, 5)
-    "Four and five neurons on six inputs, small enough to follow by eye: an exact match, an approximate one, and a neuron that only seems to match."
+def toy() -> Sides[np.ndarray]:
+    """Four and five neurons on six inputs, small enough to follow by eye.
+
+    An exact match, an approximate one, and a neuron that only seems to match: float64
+    arrays of shape (6, 4) and (6, 5).
+    """
     e = np.eye(6)
-    X = np.stack([e[0], e[1], e[2], e[4]], 1)
-    Y = np.stack(
-        [
-            e[0] + e[1],
-            e[0] - e[1],
-            24 * e[2] + 7 * e[3],
-            e[4] + 2 * e[5],
-            e[4] - 2 * e[5],
-        ],
-        1,
-    )
-    return Sides(X, Y)
+    X = [e[0], e[1], e[2], e[4]]
+    Y = [
+        e[0] + e[1],
+        e[0] - e[1],
+        24 * e[2] + 7 * e[3],
+        e[4] + 2 * e[5],
+        e[4] - 2 * e[5],
+    ]
+    return Sides(np.stack(X, 1), np.stack(Y, 1))
 
 # %% ../nbs/01_match.ipynb #eadf42b9
-def columns(
-    Z,  # (d, n) tensor
-    indices,  # of columns
-) -> torch.Tensor:
-    "Some of the columns."
-    return Z[:, torch.tensor(np.asarray(indices, dtype=np.int64), device=Z.device)]
+def columns(Z: torch.Tensor, indices: ArrayLike) -> torch.Tensor:
+    "Some of the columns of the (d, n) tensor Z."
+    index = np.asarray(indices, dtype=np.int64)
+    return Z[:, torch.tensor(index, device=Z.device)]
 
 # %% ../nbs/01_match.ipynb #a9301777
 def cross_residuals(
-    X,  # (d, n_x) tensor
-    Y,  # (d, n_y) tensor
-    dead,  # "exclude" or "literal"
-) -> Sides:  # (n_x,) and (n_y,) tensors
-    "r(x | Y) for every x and r(y | X) for every y; of a dead neuron infinite, or 0 where the definition is read literally."
+    X: torch.Tensor, Y: torch.Tensor, dead: Dead
+) -> Sides[torch.Tensor]:
+    """r(x | Y) for every x and r(y | X) for every y: (n_x,) and (n_y,).
+
+    Of a dead neuron infinite, or 0 where the definition is read literally.
+    """
     value = torch.inf if dead == "exclude" else 0.0
-    sides = (
-        unit_residuals(unit(X), orthonormal_basis(Y)),
-        unit_residuals(unit(Y), orthonormal_basis(X)),
-    )
-    return Sides(*(r.nan_to_num(nan=value) for r in sides))
+    r_x = unit_residuals(unit(X), orthonormal_basis(Y))
+    r_y = unit_residuals(unit(Y), orthonormal_basis(X))
+    return Sides(r_x.nan_to_num(nan=value), r_y.nan_to_num(nan=value))
 
 # %% ../nbs/01_match.ipynb #01efcab5
 def is_match(
-    X,  # (d, n_x) activations of the first network
-    Y,  # (d, n_y) activations of the second network on the same inputs
-    epsilon,  # in [0, 1)
-    x=None,  # indices into the columns of X; None: all
-    y=None,  # indices into the columns of Y; None: all
-    dead="exclude",  # a dead neuron is in no match; "literal": its distance is 0, so it is in any
+    X: ArrayLike,
+    Y: ArrayLike,
+    epsilon: float,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    dead: Dead = "exclude",
 ) -> bool:
-    """Are the neurons x of X and y of Y an epsilon-approximate match: r(x | Y) <= epsilon for every x, r(y | X) <= epsilon for every y?
+    """Are the neurons x of X and y of Y an epsilon-approximate match?
 
-    X is (d, n_x), Y is (d, n_y). By orthogonal factorisation; "at most epsilon" is read with the relative slack `TOLERANCE`.
-    Raises as `residuals` does, ValueError for epsilon outside [0, 1), IndexError for a neuron that is not there.
-    Source: epsilon-approximate match, Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
+    They are where r(x | Y) <= epsilon for every x and r(y | X) <= epsilon for every y.
+
+    Parameters
+    ----------
+    X : array_like, shape (d, n_x)
+        Activations of the first network: one row per sample, one column per neuron.
+    Y : array_like, shape (d, n_y)
+        Activations of the second network on the same inputs, in the same order.
+    epsilon : float
+        In [0, 1), no unit.
+    x, y : array_like of int, optional
+        Indices into the columns of X and of Y; all, where left out.
+    dead : {"exclude", "literal"}
+        A dead neuron is in no match; or its distance is 0, so that it is in any.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where X and Y are not two finite matrices with the same samples, or epsilon lies
+        outside [0, 1).
+    IndexError
+        For a neuron that is not there.
+
+    Notes
+    -----
+    By orthogonal factorisation. "At most epsilon" is read with the relative slack
+    `TOLERANCE`.
+
+    References
+    ----------
+    Epsilon-approximate match, Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
+    Examples
+    --------
+    >>> X, Y = toy()
+    >>> is_match(X, Y, 0.28, x=[2], y=[2]), is_match(X, Y, 0.27, x=[2], y=[2])
+    (True, False)
     """
-    X, Y = both(X, Y)
-    x, y = chosen(x, X.shape[1], "x"), chosen(y, Y.shape[1], "y")
+    first, second = both(X, Y)
+    x = chosen(x, first.shape[1], "x")
+    y = chosen(y, second.shape[1], "y")
     limit = within(check_epsilon(epsilon))
-    return all(
-        bool((r <= limit).all())
-        for r in cross_residuals(columns(X, x), columns(Y, y), check_dead(dead))
-    )
+    r = cross_residuals(columns(first, x), columns(second, y), check_dead(dead))
+    return bool((r.x <= limit).all() and (r.y <= limit).all())
 
 # %% ../nbs/01_match.ipynb #41b3caa7
 def plot_pair(
-    X,  # (d, n_x) activations of the first network
-    Y,  # (d, n_y) activations of the second network
-    epsilon,  # in [0, 1)
-    x=None,  # indices into the columns of X; None: all
-    y=None,  # indices into the columns of Y; None: all
-    axis=None,  # matplotlib Axes to draw on; None: a new figure
-):  # the Axes
-    "Residual of each chosen neuron on the chosen neurons of the other side; filled where it is at most epsilon."
-    X, Y, epsilon = *both(X, Y), check_epsilon(epsilon)
-    sets = Sides(chosen(x, X.shape[1], "x"), chosen(y, Y.shape[1], "y"))
-    axis = axis or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
-    r = cross_residuals(columns(X, sets.x), columns(Y, sets.y), "exclude")
-    names = [f"{side}{i}" for side, chosen in zip("xy", sets) for i in chosen]
-    colors = [COLORS[c] for c, chosen in zip("ab", sets) for _ in chosen]
-    heights = torch.cat([*r]).clamp(max=1).cpu().numpy()
-    inside = heights <= within(epsilon)
-    axis.bar(
-        range(len(names)),
+    X: ArrayLike,
+    Y: ArrayLike,
+    epsilon: float,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Residual of each chosen neuron on the chosen neurons of the other side.
+
+    Filled where it is at most epsilon; arguments as in `is_match`. Returns the Axes:
+    `ax`, or new ones where none are given.
+    """
+    import matplotlib.pyplot as plt
+
+    first, second = both(X, Y)
+    limit = within(check_epsilon(epsilon))
+    x = chosen(x, first.shape[1], "x")
+    y = chosen(y, second.shape[1], "y")
+    r = cross_residuals(columns(first, x), columns(second, y), "exclude")
+    heights = torch.cat([r.x, r.y]).clamp(max=1).cpu().numpy()
+    inside = heights <= limit
+    colors = [COLORS["a"]] * len(x) + [COLORS["b"]] * len(y)
+    if ax is None:
+        ax = plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
+    ax.bar(
+        range(len(heights)),
         np.maximum(heights, 0.012),
         edgecolor=colors,
-        color=[c if ok else "none" for c, ok in zip(colors, inside)],
+        color=[c if ok else "none" for c, ok in zip(colors, inside, strict=True)],
         linewidth=1.5,
     )
-    axis.axhline(epsilon, color=COLORS["ink"], linewidth=1, linestyle="--")
-    axis.set(
-        xticks=range(len(names)),
-        xticklabels=names,
-        ylim=(0, 1.05),
-        ylabel="residual",
-        xlim=(-0.6, max(len(names), 1) - 0.4),
-    )
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(
-        f"{'a match' if inside.all() else 'no match'} at ε = {epsilon:g}",
-        color=COLORS["matched" if inside.all() else "ink"],
-    )
-    return axis
+    ax.axhline(epsilon, color=COLORS["ink"], linewidth=1, linestyle="--")
+    names = [f"x{i}" for i in x] + [f"y{i}" for i in y]
+    ax.set_xticks(range(len(names)), names)
+    ax.set(ylim=(0, 1.05), ylabel="residual", xlim=(-0.6, max(len(names), 1) - 0.4))
+    ax.spines[["top", "right"]].set_visible(False)
+    verdict, color = ("a match", "matched") if inside.all() else ("no match", "ink")
+    ax.set_title(f"{verdict} at ε = {epsilon:g}", color=COLORS[color])
+    return ax
 
 # %% ../nbs/01_match.ipynb #daba5ec4
-class Match:
+class Match(NeuronSets):
     """Two sets of neurons, X of the first network and Y of the second, read-only.
 
-    `.x`, `.y` are sorted int64 index arrays; `.epsilon`; `.similarity` is (|X| + |Y|) / (n_x + n_y).
-    `|`, `&`, `<=`, `<`, `len`, `in`, `==` and `hash` mean what they mean for sets of neurons ("x", 3), ("y", 7).
-    `|` of different epsilon raises ValueError. `==` compares the sets, not epsilon. `&` is an intersection of sets and need not be a match again; its epsilon is the first one's.
-    Source: epsilon-approximate match, Wang et al. 2018 (doi:10.48550/arXiv.1810.11750).
+    Compared by `==`, `<=`, `<`, `in`, `len` and `hash` like a set of neurons ("x", 3),
+    ("y", 7); `==` does not look at epsilon. `|` is the union, and raises ValueError
+    where the two have different epsilon. `&` is the intersection of the sets, which
+    need not be a match again; its epsilon is the first one's.
+
+    Parameters
+    ----------
+    x, y : array_like of int
+        Indices of neurons of the first and of the second network.
+    epsilon : float
+        In [0, 1).
+    n_x, n_y : int
+        Neurons in the first and in the second layer.
+
+    Attributes
+    ----------
+    x, y : ndarray of int64
+        Sorted and distinct.
+
+    References
+    ----------
+    Epsilon-approximate match, Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
     """
 
     def __init__(
-        self,
-        x,  # indices of neurons of the first network
-        y,  # indices of neurons of the second
-        epsilon,  # in [0, 1)
-        n_x,  # neurons in the first layer
-        n_y,  # neurons in the second layer
-    ):
-        self.x, self.y = neuron_indices(x, n_x, "x"), neuron_indices(y, n_y, "y")
-        self.epsilon, self.n_x, self.n_y = check_epsilon(epsilon), int(n_x), int(n_y)
+        self, x: ArrayLike, y: ArrayLike, epsilon: float, n_x: int, n_y: int
+    ) -> None:
+        super().__init__(x, y, n_x, n_y)
+        self.epsilon = check_epsilon(epsilon)
 
     @property
     def similarity(self) -> float:
         "(|X| + |Y|) / (n_x + n_y)."
         return len(self) / (self.n_x + self.n_y)
 
-    def _sets(self):
-        return {("x", int(i)) for i in self.x} | {("y", int(i)) for i in self.y}
+    def _of(self, x: np.ndarray, y: np.ndarray) -> "Match":
+        return Match(x, y, self.epsilon, self.n_x, self.n_y)
 
-    def _like(self, neurons):
-        return Match(
-            [i for s, i in neurons if s == "x"],
-            [i for s, i in neurons if s == "y"],
-            self.epsilon,
-            self.n_x,
-            self.n_y,
-        )
+    def __and__(self, other: "Match") -> "Match":
+        self.check_same_layers(other)
+        x, y = np.intersect1d(self.x, other.x), np.intersect1d(self.y, other.y)
+        return self._of(x, y)
 
-    def _same_layers(self, other):
-        if not isinstance(other, Match):
-            raise TypeError(f"{other!r} is no Match: match.x and match.y are its sets")
-        if (self.n_x, self.n_y) != (other.n_x, other.n_y):
-            raise ValueError(
-                f"the matches are of different layers: {self.n_x} + {self.n_y} and {other.n_x} + {other.n_y} neurons"
-            )
-
-    def __len__(self):
-        return len(self.x) + len(self.y)
-
-    def __iter__(self):
-        return iter(sorted(self._sets()))
-
-    def __contains__(self, v):
-        return isinstance(v, (tuple, list)) and tuple(v) in self._sets()
-
-    def __hash__(self):
-        return hash((self.n_x, self.n_y, self.x.tobytes(), self.y.tobytes()))
-
-    def __eq__(self, other):
-        return (
-            isinstance(other, Match)
-            and (self.n_x, self.n_y) == (other.n_x, other.n_y)
-            and self._sets() == other._sets()
-        )
-
-    def __le__(self, other):
-        self._same_layers(other)
-        return self._sets() <= other._sets()
-
-    def __lt__(self, other):
-        return self <= other and len(self) < len(other)
-
-    def __and__(self, other):
-        self._same_layers(other)
-        return self._like(self._sets() & other._sets())
-
-    def __or__(self, other):
-        self._same_layers(other)
+    def __or__(self, other: "Match") -> "Match":
+        self.check_same_layers(other)
         if self.epsilon != other.epsilon:
             raise ValueError(
-                f"one match is at epsilon {self.epsilon}, the other at {other.epsilon}: take both at the same epsilon first"
+                f"one match is at epsilon {self.epsilon}, the other at "
+                f"{other.epsilon}: take both at the same epsilon first"
             )
-        return self._like(self._sets() | other._sets())
+        x, y = np.union1d(self.x, other.x), np.union1d(self.y, other.y)
+        return self._of(x, y)
 
-    def __repr__(self):
-        return f"Match(x={_short(self.x)}, y={_short(self.y)}, epsilon={self.epsilon:g}, similarity={self.similarity:.3f})"
-
-# %% ../nbs/01_match.ipynb #75cbc5cf
-def _short(indices, most=8):
-    "The indices, cut where they are many."
-    return (
-        "["
-        + ", ".join(map(str, indices[:most]))
-        + (f", ... {len(indices)} in all" if len(indices) > most else "")
-        + "]"
-    )
+    def __repr__(self) -> str:
+        return (
+            f"Match(x={listed(self.x)}, y={listed(self.y)}, epsilon={self.epsilon:g}, "
+            f"similarity={self.similarity:.3f})"
+        )
