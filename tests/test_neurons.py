@@ -1,5 +1,9 @@
-"""Residuals and moments against exact and extended arithmetic, whole files, and errors that name the culprit."""
+"""Residuals and moments against exact and extended arithmetic, and errors that name the culprit.
 
+Whole files, and what is packaged for the first chapters.
+"""
+
+import copy
 import math
 import warnings
 from fractions import Fraction
@@ -7,17 +11,27 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-from safetensors.torch import save_file
-
 from exact import assert_bound_holds
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from instances import KINDS, MILD, exact_residual2, float_residual2, integer_layers, make
-from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
-from submatch_nb.simple import is_unique, simple_matches
-from submatch_nb.engine.files import load_tensors, save_tensors, write_whole
-from submatch_nb.engine.inputs import SubmatchWarning
+from safetensors.torch import save_file
+from sklearn.datasets import load_digits
+
+from submatch_nb.engine.files import (
+    digest,
+    digest_bytes,
+    digest_file,
+    load_tensors,
+    save_tensors,
+    write_whole,
+)
+from submatch_nb.engine.inputs import SubmatchWarning, check_choice, check_dead
 from submatch_nb.engine.moments import Moments, rounding, second_moments
-from submatch_nb.neurons import chance_epsilon, residuals, unit
+from submatch_nb.engine.perceptrons import WIDTHS, perceptron
+from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
+from submatch_nb.neurons import chance_epsilon, digits_layers, residuals, unit
+from submatch_nb.simple import is_unique, simple_matches
 
 SEEDS = st.integers(0, 10**6)
 QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
@@ -30,7 +44,7 @@ QUIET = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 @settings(max_examples=100)
 @given(integer_layers(4))
 def test_residuals_are_exact(layers):
-    "Against rational arithmetic: a dependent neuron to 1e-14, not to the root of rounding; at any scale."
+    "Against rational arithmetic: a dependent neuron to 1e-14, not to the root of rounding."
     X, Y = layers
     expected = [
         exact_residual2(tuple(x.tolist()), tuple(map(tuple, Y.T.tolist()))) ** 0.5
@@ -68,12 +82,12 @@ def test_residuals_of_hostile_instances(kind, seed):
 def test_residuals_do_not_depend_on_scale_rotation_or_order(kind):
     X, Y = make(kind, 5)
     rng = np.random.default_rng(0)
-    scale = lambda n: rng.choice([-1, 1], n) * 10 ** rng.uniform(-8, 8, n)
-    rotation, p, q = (
-        np.linalg.qr(rng.normal(size=(len(X),) * 2))[0],
-        rng.permutation(X.shape[1]),
-        rng.permutation(Y.shape[1]),
-    )
+
+    def scale(n):
+        return rng.choice([-1, 1], n) * 10 ** rng.uniform(-8, 8, n)
+
+    rotation = np.linalg.qr(rng.normal(size=(len(X),) * 2))[0]
+    p, q = rng.permutation(X.shape[1]), rng.permutation(Y.shape[1])
     expected = residuals(X, Y)
     for A, B, order in (
         (X * scale(X.shape[1]), Y * scale(Y.shape[1]), ...),
@@ -144,7 +158,7 @@ def columns(X, Y):
 @settings(max_examples=5)
 @given(seed=SEEDS)
 def test_moments_are_within_their_own_bound(kind, seed):
-    "Each inner product of unit neurons is off by at most `error`, against sums of exact fractions; also after adding parts."
+    "Each inner product of unit neurons is off by at most `error`, against exact fractions."
     X, Y = (Z[:, :4] for Z in make(kind, seed))
     Z, cut = columns(X, Y), len(X) // 2
     exact = [
@@ -176,7 +190,10 @@ def test_r_factors_are_within_their_own_bound(kind, seed):
     "Also after adding parts."
     X, Y = (Z[:, :4] for Z in make(kind, seed))
     cut, rng = len(X) // 2, np.random.default_rng(seed)
-    part = lambda rows: Moments(X[rows], Y[rows], root=True)
+
+    def part(rows):
+        return Moments(X[rows], Y[rows], root=True)
+
     for moments in (
         part(slice(None)),
         part(slice(cut)) + part(slice(cut, None)),
@@ -265,7 +282,10 @@ def test_a_sum_of_parts_is_exact_on_integers():
 
 @pytest.mark.parametrize("root", [False, True])
 def test_neurons_that_are_silent_in_a_part_stay_alike(root):
-    "A ReLU and its copy are both 0 on many a batch; a neuron that is silent elsewhere is no copy; nor are dead ones of each other."
+    """A ReLU and its copy are both 0 on many a batch.
+
+    A neuron that is silent elsewhere is no copy, nor are dead ones of each other.
+    """
     rng = np.random.default_rng(0)
     X, Y = (np.maximum(rng.normal(size=(90, 6)), 0) for _ in range(2))
     X[:30, :3] = Y[60:, 4:] = 0  # silent together in the first part, or in the last
@@ -314,6 +334,43 @@ def test_dead_neurons_are_named():
     assert (Moments(X[:2], Y[:2]) + Moments(X[2:], Y[2:])).dead.x.tolist() == [1]
 
 
+@pytest.mark.parametrize("root", [False, True])
+def test_moments_are_read_only(root):
+    X, Y = make("dead", 0)
+    moments = Moments(X, Y, root=root)
+    held = ["gram", "root", "route", "square", "sum", "count", "n_x", "n_y"]
+    for name in (*held, "error", "skew", "alike", "dead", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(moments, name, 1)
+    again = copy.deepcopy(moments)
+    assert torch.equal(again.gram, moments.gram) and again.route == moments.route
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_moments_with_a_part_replaced(root):
+    "The others stay, the old moments too; a silent neuron is identical to none."
+    X, Y = make("dead", 0)
+    X[:, 0] = 0
+    moments = Moments(X, Y, root=root)
+    n = len(moments.sum)
+    own, sums = moments.alike.clone(), moments.sum + 1
+    other = moments.replaced(error=1e-9, count=torch.tensor(7.0), sum=sums)
+    assert (other.error, other.count) == (1e-9, 7) and torch.equal(other.sum, sums)
+    assert torch.equal(other.gram, moments.gram) and torch.equal(other.alike, own)
+    assert moments.error < 1e-12 and moments.count == len(X)
+    alike = moments.replaced(alike=torch.full((n,), n - 1)).alike
+    silent = moments.square == 0
+    assert silent[0] and torch.equal(alike[silent], torch.arange(n)[silent])
+    assert (alike[~silent] == n - 1).all() and torch.equal(moments.alike, own)
+    assert (other.route, other.skew, other.n_x) == (moments.route, moments.skew, moments.n_x)
+
+
+def test_moments_hold_either_gram_or_root():
+    for held in ({}, {"gram": torch.eye(2), "root": torch.eye(2)}):
+        with pytest.raises(TypeError, match="either gram or root"):
+            Moments.from_parts(torch.ones(2), 3, 1, 0.0, **held)
+
+
 def test_moments_of_other_neurons_cannot_be_added():
     X, Y = make("gaussian", 0)
     with pytest.raises(
@@ -353,6 +410,37 @@ def test_moments_come_back_from_a_file(tmp_path):
     )
     assert [p.name for p in path.parent.iterdir()] == ["m.safetensors"]
     assert again.dead.x.tolist() == moments.dead.x.tolist()
+
+
+@pytest.mark.parametrize("kind", ["gram", "root"])
+def test_a_file_as_it_was_written_before_is_read(tmp_path, kind):
+    tensors = {
+        kind: torch.eye(3, dtype=torch.float64),
+        "sum": torch.ones(3, dtype=torch.float64),
+        "alike": torch.tensor([0, 0, 2]),
+    }
+    about = '{"count": 5, "n_x": 2, "error": 1e-13, "skew": 0.0}'
+    save_file(tensors, tmp_path / "m", {"submatch": "moments", "about": about})
+    moments = Moments.load(tmp_path / "m")
+    assert (moments.route, moments.count, moments.n_x, moments.n_y) == (kind, 5, 2, 1)
+    assert moments.alike.tolist() == [0, 0, 2] and moments.error == 1e-13
+
+
+def test_digests_are_those_that_files_hold():
+    "Checkpoints and results written by earlier versions hold them, so they never change."
+    weights = {"weight": torch.eye(2), "bias": [torch.arange(3), None]}
+    assert digest(weights, ("a", 1.5)) == "7d8fd2704c74942e"
+    assert digest(np.arange(6.0).reshape(2, 3).T) == "37a8af34e832ec86"
+    assert digest(torch.tensor(3)) == "a6e6d2e1864c7e48"
+
+
+def test_a_digest_of_bytes_and_of_a_file(tmp_path):
+    (tmp_path / "f").write_bytes(b"ab")
+    assert digest_file(tmp_path / "f") == digest_bytes(b"ab") == digest_bytes(b"a", b"b")
+    assert digest_bytes(memoryview(np.frombuffer(b"ab", np.uint8))) == digest_bytes(b"ab")
+    assert digest_bytes(b"ab") == "0e52b5f187de1088" != digest_bytes(b"ba")
+    with pytest.raises(FileNotFoundError):
+        digest_file(tmp_path / "none")
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -424,7 +512,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
 
 
 def test_a_path_that_cannot_be_written(tmp_path):
-    moments, blocker, taken = Moments(*make("gaussian", 0)), tmp_path / "file", tmp_path / "folder"
+    moments = Moments(*make("gaussian", 0))
+    blocker, taken = tmp_path / "file", tmp_path / "folder"
     blocker.write_text("old")
     taken.mkdir()
     for path in (blocker / "m", taken, "/proc/none/m", ""):
@@ -443,10 +532,8 @@ def test_bad_activations_name_the_culprit(f):
     for bad in (np.nan, np.inf, -np.inf):
         broken = X.copy()
         broken[[4, 2], [1, 5]] = bad
-        with pytest.raises(
-            ValueError,
-            match=rf"X: neuron 5 is {bad} at sample 2 \(2 such values in 2 of {X.shape[1]} neurons\)",
-        ):
+        where = rf"\(2 such values in 2 of {X.shape[1]} neurons\)"
+        with pytest.raises(ValueError, match=f"X: neuron 5 is {bad} at sample 2 {where}"):
             f(broken, Y)
         with pytest.raises(ValueError, match="X: neuron 5"):
             f(torch.as_tensor(broken).half(), Y)
@@ -482,6 +569,15 @@ def test_bad_activations_name_the_culprit(f):
     ):
         with pytest.raises(error, match=says):
             f(A, B)
+
+
+def test_a_choice_is_one_of_its_words():
+    assert check_choice("auto", ("auto", "exact"), "precision") == "auto"
+    for wrong in ("high", None, 1, ["auto"]):
+        with pytest.raises(ValueError, match='^precision is .*: use "auto" or "exact"$'):
+            check_choice(wrong, ("auto", "exact"), "precision")
+    with pytest.raises(ValueError, match=r'"exclude" \(in no match\) or "literal" \(residual 0\)$'):
+        check_dead("yes")
 
 
 @QUIET
@@ -633,7 +729,10 @@ def test_files_have_the_mode_of_any_new_file(tmp_path):
     "n, strip, chunk", [(1, 4, 4), (5, 2, 3), (6, 3, 4), (7, 100, 100), (8, 4, 1)]
 )
 def test_second_moments_in_strips_and_chunks(n, strip, chunk, monkeypatch):
-    "Whatever the sizes: every product of two neurons, both ways round, and a bound that grows with what is summed in a row."
+    """Whatever the sizes: every product of two neurons, both ways round.
+
+    And a bound that grows with what is summed in a row.
+    """
     monkeypatch.setattr("submatch_nb.engine.moments.GRAM_STRIP", strip)
     monkeypatch.setattr("submatch_nb.engine.moments.CHUNK", chunk)
     Z = torch.as_tensor(np.random.default_rng(n).normal(size=(9, n)))
@@ -642,3 +741,27 @@ def test_second_moments_in_strips_and_chunks(n, strip, chunk, monkeypatch):
     length = Z.norm(dim=0)
     assert ((gram - Z.T @ Z).abs() <= 2 * error * torch.outer(length, length) + 1e-30).all()
     assert error == rounding(min(chunk, 9) + -(-9 // chunk) - 1)
+
+
+# The example of the first chapters
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_packaged_perceptrons_read_the_digits(width, monkeypatch):
+    "Without training; their second layers are full of what the images are."
+    monkeypatch.setattr("sklearn.neural_network.MLPClassifier.fit", None)
+    digits_layers.cache_clear()
+    X, Y = digits_layers(width)
+    assert X.shape == Y.shape == (1797, width) and X.dtype == Y.dtype == np.float64
+    labels = load_digits().target
+    for Z in (X, Y):
+        assert (Z >= 0).all()
+        fit = np.linalg.lstsq(Z, np.eye(10)[labels])[0]
+        assert ((Z @ fit).argmax(1) == labels).mean() > 0.95
+    assert digits_layers(width) is digits_layers(width)
+
+
+def test_perceptrons_of_other_widths_are_trained():
+    first, second = perceptron(8, seed=0)
+    assert first.weights.shape == (64, 8) and second.weights.shape == (8, 8)
+    assert second.bias.shape == (8,) and perceptron(32, seed=2)[1].bias.shape == (32,)
