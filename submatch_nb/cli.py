@@ -37,7 +37,7 @@ from .engine.images import load_data
 from .engine.inputs import EPSILONS, check_epsilon
 from .engine.names import KINDS
 from .engine.positions import POSITIONS
-from .engine.processes import processes, together
+from .engine.processes import processes, together, was_told
 from .engine.reproducing import reproduce
 from submatch_nb.engine.training import (
     load_checkpoint,
@@ -828,7 +828,7 @@ def main(
                 else 2
             )
         except RuntimeError as error:
-            if processes()[1] == 1 or hasattr(error, "told") or args.traceback:
+            if processes()[1] == 1 or was_told(error) or args.traceback:
                 raise
             return complain(
                 f"another process of this run has ended; nothing was written here ({str(error).splitlines()[0]})"

@@ -1,8 +1,13 @@
-"""What collecting costs: all ReLU layers of the paper's VGG-16 for CIFAR-10, at full width, in two networks with random weights.
+"""What collecting costs: all ReLU layers of the paper's VGG-16 for CIFAR-10, at full width, in two
+networks with random weights.
 
-Time is that of two bare forward passes over the same images in batches of 128; bare passes and collecting alternate, and the median of the ratios counts. The bare passes with the matrix products that
-second moments are made of, in float64 on a chunk that is there already, are what collecting cannot go below. Memory is the largest that a process of its own needs, for 10,000 images against 1,000;
-they are drawn as they are needed, and the networks have a quarter of the width. `--record` writes the table for the notebooks.
+Time is that of two bare forward passes over the same images in batches of 128; bare passes and
+collecting alternate, and the median of the ratios counts. The bare passes with the matrix products
+that
+second moments are made of, in float64 on a chunk that is there already, are what collecting cannot
+go below. Memory is the largest that a process of its own needs, for 10,000 images against 1,000;
+they are drawn as they are needed, and the networks have a quarter of the width. `--record` writes
+the table for the notebooks.
 """
 
 import argparse
@@ -15,13 +20,13 @@ import time
 from pathlib import Path
 
 import torch
-
 from bench import here
-from submatch_nb.engine.sums import STRIP
-from submatch_nb.layers import collect, evaluating
-from submatch_nb.networks import build
+
 from submatch_nb.engine.files import write_whole
 from submatch_nb.engine.moments import CHUNK, add_products
+from submatch_nb.engine.sums import PRODUCT_STRIP
+from submatch_nb.layers import collect, evaluating
+from submatch_nb.networks import build
 
 BATCH = 128
 
@@ -41,11 +46,13 @@ def clock(f):
 
 
 def products(sizes):
-    "The products of chunks of as many samples as were collected, for each layer: (neurons of both networks, samples)."
+    """The products of chunks of as many samples as were collected, for each layer: (neurons of both
+    networks, samples).
+    """
     for n, samples in sizes:
         Z, sums = torch.ones(n, CHUNK, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
         for _ in range(samples // CHUNK):
-            add_products(sums, Z, STRIP)
+            add_products(sums, Z, PRODUCT_STRIP)
 
 
 def cost(count, rounds):
@@ -79,7 +86,8 @@ def cost(count, rounds):
             plain, ours = clock(bare), clock(run)
             times[what].append((ours, plain))
             print(
-                f"round {number + 1}: two bare passes over {count:,} images {plain:.1f} s, {what} {ours:.1f} s",
+                f"round {number + 1}: two bare passes over {count:,} images {plain:.1f} s, {what}"
+                f" {ours:.1f} s",
                 flush=True,
             )
     return times

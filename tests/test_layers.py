@@ -31,13 +31,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import convnext_tiny, resnet18, vgg11, vgg16_bn, vit_b_16
 from torchvision.models.vgg import cfgs, make_layers
 
-from submatch_nb.engine import collecting, distributed, sums
+from submatch_nb.engine import collecting, distributed, passes, sums
 from submatch_nb.engine import roots as roots_module
 from submatch_nb.engine.feeding import inputs_in
 from submatch_nb.engine.files import save_tensors
 from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.processes import share
+from submatch_nb.engine.request import Request
 from submatch_nb.engine.roots import Roots
 from submatch_nb.layers import (
     Sampled,
@@ -411,7 +412,7 @@ def streamed(layers):
 def short_chunks(monkeypatch):
     "Chunks of four samples: the first sixteen of eight neurons are factored."
     monkeypatch.setattr(roots_module, "CHUNK", 4)
-    monkeypatch.setattr(roots_module, "ROOM", 0)
+    monkeypatch.setattr(roots_module, "CHUNK_NUMBERS", 0)
 
 
 @pytest.mark.parametrize(
@@ -945,7 +946,7 @@ def test_the_size_of_any_batch():
 def test_draws_are_let_go():
     collect(small(0), small(1), DIGITS[:30], progress=False, positions=Sampled(50, draws=2))
     gc.collect()
-    assert not any(type(thing) is collecting.Pass for thing in gc.get_objects())
+    assert not any(type(thing) is passes.Pass for thing in gc.get_objects())
 
 
 def test_what_another_process_wants_exactly_is_collected_again():
@@ -957,18 +958,12 @@ def test_what_another_process_wants_exactly_is_collected_again():
         "cross": True,
         "preprocess": {"a": torch.neg},
     }
-    ((pair, collected),) = collect_all(models, IMAGES, **options).items()
+    (collected,) = collect_all(models, IMAGES, **options).values()
     before = dict(collected)
     assert len(before) == 4 and {m.route for m in before.values()} == {"gram"}
-    collected = distributed._again(
-        models,
-        IMAGES,
-        pair,
-        collected,
-        {layer: [(m.n_x, m.n_y, "root")] for layer, m in before.items()},
-        128,
-        {"cross": True, "preprocess": {"a": torch.neg}},
-    )
+    plan = {layer: [distributed.Held(m.n_x, m.n_y, "root")] for layer, m in before.items()}
+    request = Request(cross=True, preprocess={"a": torch.neg})
+    collected = distributed.by_r_factor(models, IMAGES, collected, plan, request)
     assert {m.route for m in collected.values()} == {"root"} and same(collected, before)
 
 
@@ -1015,7 +1010,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
             raise OSError(f"cannot write {path}: No space left on device")
         save_tensors(path, *args, **about)
 
-    monkeypatch.setattr(collecting, "save_tensors", full)
+    monkeypatch.setattr(passes, "save_tensors", full)
     with pytest.warns(SubmatchWarning, match="No space left.*The pass goes on"):
         found = collect(a, b, DIGITS[:100], batch_size=20, resume=tmp_path / "sums", progress=False)
     assert saves == [1, 2, 4] and same(found, collect(a, b, DIGITS[:100], progress=False))

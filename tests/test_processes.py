@@ -1,4 +1,6 @@
-"Many processes, for real: torchrun starts them on this machine, they talk by gloo over the loopback, and give what one process gives."
+"""Many processes, for real: torchrun starts them on this machine, they talk by gloo over the
+loopback, and give what one process gives.
+"""
 
 import json
 import os
@@ -15,10 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons
+from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.processes import share
 from submatch_nb.layers import Sampled, collect_all
 from submatch_nb.networks import build, load_checkpoint, load_data
-from submatch_nb.engine.moments import Moments
 
 IMAGES = torch.stack([x for x, _ in load_data("digits", "all")])
 
@@ -49,7 +51,9 @@ def torchrun(n, *command, cwd):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100])
 def test_shares_are_a_partition(count):
-    "Every input once, in order, the shares' sizes at most one apart: of tensors, data sets and loaders."
+    """Every input once, in order, the shares' sizes at most one apart: of tensors, data sets and
+    loaders.
+    """
     x = torch.arange(count)
     loader = DataLoader(TensorDataset(x), 3)
     for data, read in (
@@ -217,7 +221,9 @@ def test_many_processes_give_what_one_gives(collected, n, name, networks, data, 
 
 
 def test_one_profile_within_the_error_bars(collected):
-    "What is proven of the sum of two or four processes holds for one process too, and the other way round."
+    """What is proven of the sum of two or four processes holds for one process too, and the other
+    way round.
+    """
     alone = collect_all(NETWORKS, IMAGES[:301], LAYERS, progress=False)["p", "q"]
     for layer in LAYERS:
         one, *others = (
@@ -234,7 +240,7 @@ def test_one_profile_within_the_error_bars(collected):
                 assert (getattr(other.lower, side) <= a + 1e-5).all() and (
                     a <= getattr(other.upper, side) + 1e-5
                 ).all()
-        assert 0 < one.similarity(0.7)
+        assert one.similarity(0.7) > 0
 
 
 @pytest.mark.parametrize("n", [2, 4])
@@ -258,7 +264,9 @@ def test_an_error_in_one_share_is_an_error_in_all(collected, n):
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_an_interrupted_pass_resumes_in_every_process(collected, n):
-    "The process whose data broke goes on from its last whole shard; what it left is gone at the end."
+    """The process whose data broke goes on from its last whole shard; what it left is gone at the
+    end.
+    """
     for rank in range(n):
         error = (collected / f"{n}.interrupted.{rank}").read_text()
         assert (
@@ -286,7 +294,7 @@ def trained(tmp_path_factory):
         2,
         "-m",
         "submatch_nb",
-        *"train --data digits --arch digits-mlp --seeds 0 1 2 --epochs 2 --out runs".split(),
+        *["train", "--data", "digits", "--arch", "digits-mlp", "--seeds", "0", "1", "2", "--epochs", "2", "--out", "runs"],
         cwd=out,
     )
     assert run.returncode == 0, run.stderr
