@@ -1,11 +1,15 @@
-"""Two networks in, a Comparison out: against the plain algorithm, planted answers, files that survive, figures that show the numbers."""
+"""Two networks in, a Comparison out: against the plain algorithm, planted answers, files that
+survive, figures that show the numbers.
+"""
 
 import inspect
 import io
+import json
 import math
 import pickle
 import re
 import warnings
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +22,6 @@ from torch import nn
 from torchvision.models import resnet18, vgg11
 
 import submatch_nb.comparison as module
-from submatch_nb.figures import short_names
 from submatch_nb.comparison import (
     Comparison,
     Comparisons,
@@ -27,9 +30,11 @@ from submatch_nb.comparison import (
     compare_all,
 )
 from submatch_nb.engine.activations import read_activations
-from submatch_nb.engine.files import holds
-from submatch_nb.engine.inputs import EPSILONS
+from submatch_nb.engine.files import holds, load_tensors, save_tensors
+from submatch_nb.engine.inputs import EPSILONS, Sides, SubmatchWarning, within
+from submatch_nb.engine.layer import Layer
 from submatch_nb.explorer import save_html
+from submatch_nb.figures import short_names
 from submatch_nb.layers import (
     Sampled,
     as_matrix,
@@ -40,9 +45,7 @@ from submatch_nb.layers import (
     layer_names,
 )
 from submatch_nb.maximum import Profile, algorithm_1, epsilon_profile
-from submatch_nb.networks import build, load_data, recipe_for, train
-from submatch_nb.engine.files import load_tensors, save_tensors
-from submatch_nb.engine.inputs import Sides, SubmatchWarning
+from submatch_nb.networks import build, load_data, recipe_for, train, trained_pair
 from submatch_nb.simple import simple_matches
 
 DIGITS = load_data("digits", "all")
@@ -53,11 +56,7 @@ SMALL = ["conv1_1.relu", "conv2_2.relu", "fc2.relu"]
 
 @pytest.fixture(scope="module")
 def networks():
-    recipe = recipe_for("digits-vgg", epochs=4)
-    return [
-        train("digits-vgg", "digits", seed=seed, recipe=recipe, progress=False).model
-        for seed in (0, 1)
-    ]
+    return [trained.model for trained in trained_pair()]
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +71,7 @@ def baseline():
 
 def fresh(comparison):
     "Its smaller layers, with no simple matches found yet."
-    return Comparison(
-        *(
-            {layer: part[layer] for layer in SMALL}
-            for part in (comparison.profiles, comparison.neurons, comparison.moments)
-        )
-    )
+    return Comparison({layer: comparison[layer] for layer in SMALL})
 
 
 def kill(model, name, units):
@@ -152,7 +146,9 @@ def test_itself_is_similar_but_for_its_dead():
 
 
 def test_permuted_and_rescaled_units_are_the_same_representation():
-    "A planted answer: ReLU lets a unit be rescaled and moved without changing the network's function."
+    """A planted answer: ReLU lets a unit be rescaled and moved without changing the network's
+    function.
+    """
     a, b = build("digits-mlp", seed=0), build("digits-mlp", seed=0)
     order, scale = (
         torch.randperm(256, generator=torch.Generator().manual_seed(0)),
@@ -262,6 +258,117 @@ def test_simple_matches_are_found_once(comparison, monkeypatch):
     assert table["simple ε=0.5"].max() > 10, "an instance that tells nothing"
 
 
+# one object for each layer
+
+
+def test_a_comparison_is_a_mapping_of_layers(comparison):
+    assert list(comparison) == comparison.layers == list(comparison.keys()) == LAYERS
+    layer = comparison["conv2_1.relu"]
+    assert isinstance(layer, Layer) and layer.names == ("conv2_1.relu",) * 2
+    views = {
+        "profiles": layer.profile,
+        "counts": 1797 * 16,
+        "neurons": "channel",
+        "positions": "all",
+        "residuals": layer.residual,
+        "moments": layer.moments,
+    }
+    for name, expected in views.items():
+        view = getattr(comparison, name)
+        assert list(view) == LAYERS and view[layer.name] is expected or view[layer.name] == expected
+        with pytest.raises(TypeError):
+            view[layer.name] = None
+        with pytest.raises(AttributeError):
+            setattr(comparison, name, {})
+    assert comparison.draws == {} and "fc9" not in comparison and comparison.get("fc9") is None
+    with pytest.raises(KeyError, match="no layer 'fc9' in this comparison; its layers: conv1_1"):
+        comparison["fc9"]
+
+
+def test_a_comparison_without_its_moments(comparison):
+    mine = fresh(comparison)
+    found = mine.simple(0.5)
+    less = mine.without_moments()
+    assert less.layers == SMALL and less.moments == {} and less.simple_epsilons == (0.5,)
+    assert less.simple(0.5) == found and less.residuals == mine.residuals
+    with pytest.raises(ValueError, match="saved without them"):
+        less.simple(0.4)
+    less._simple.clear()
+    assert mine.simple_epsilons == (0.5,), "what one keeps is not the other's"
+
+
+def test_the_constructor_of_before_still_works(comparison):
+    with pytest.warns(DeprecationWarning, match="a Layer for each name") as caught:
+        before = Comparison(comparison.profiles, comparison.neurons, residuals=comparison.residuals)
+    assert caught[0].filename == __file__
+    assert before.table().equals(comparison.table()) and before.residuals == comparison.residuals
+    assert before.moments == {} and before.positions == comparison.positions
+
+
+def test_a_name_is_not_taken_apart(tmp_path):
+    "Layers called as a pair would be: no heat map, before and after a file."
+    rng = np.random.default_rng(0)
+    named = {name: rng.normal(size=(60, 4)) for name in ("a ~ b", "a", "c")}
+    mine = compare_activations(named, named, progress=False)
+    mine.save(tmp_path / "c.safetensors")
+    Comparisons({(0, 1): mine}).save(tmp_path / "several.safetensors")
+    again = Comparison.load(tmp_path / "c.safetensors")
+    for one in (mine, again, Comparisons.load(tmp_path / "several.safetensors")[0, 1]):
+        assert one.grid is None and one.layers == ["a ~ b", "a", "c"]
+        assert one["a ~ b"].names == ("a ~ b", "a ~ b")
+        with pytest.raises(ValueError, match="no layer met more than one other"):
+            one.matrix()
+    other = {name: rng.normal(size=(60, 3)) for name in ("x ~ y", "y")}
+    crossed = compare_activations(named, other, "cross", progress=False)
+    crossed.save(tmp_path / "c.safetensors")
+    for one in (crossed, Comparison.load(tmp_path / "c.safetensors")):
+        assert list(one.grid.index) == ["a ~ b", "a", "c"]
+        assert list(one.grid.columns) == ["x ~ y", "y"]
+        assert one.grid.loc["a", "x ~ y"] == "a ~ x ~ y" and one.matrix().notna().all(axis=None)
+
+
+def test_a_module_holds_functions_and_classes_only():
+    "`comparison.table` and the like were None."
+    assert [name for name, value in vars(module).items() if value is None] == []
+    for name in ("table", "plot", "plot_profile", "matrix", "save"):
+        assert callable(getattr(Comparison, name)) and not hasattr(module, name)
+
+
+SAVED = Path(__file__).parent / "saved"
+
+
+@pytest.mark.parametrize("name", ["crossed", "drawn", "exact", "several"])
+def test_a_file_of_the_version_before(name, tmp_path):
+    "Whatever it says is what the version that wrote it said."
+    said = json.loads((SAVED / "said.json").read_text())[name]
+    kind = Comparisons if name == "several" else Comparison
+    first = kind.load(SAVED / f"{name}.safetensors")
+    first.save(tmp_path / "again.safetensors")
+    for loaded in (first, kind.load(tmp_path / "again.safetensors")):
+        assert repr(loaded) == said["repr"]
+        answers = {"table": loaded.table}
+        if name != "several":
+            answers["simple"] = lambda c=loaded: c.table(0.3, simple=0.3).iloc[:, -2:]
+        answers["matrix"] = lambda c=loaded: c.matrix(0.3)
+        for what in said.keys() & answers.keys():
+            expected = said[what]
+            found = answers[what]()
+            assert list(found.columns) == expected["columns"]
+            for row, values in zip(found.to_numpy(), expected["data"]):
+                for mine, value in zip(row, values):
+                    same = mine == value or (value is None and np.isnan(mine))
+                    assert same or mine == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.long
+def test_every_published_comparison_loads():
+    files = list((Path(__file__).parent.parent / "nbs" / "results").glob("*/*.safetensors"))
+    assert len(files) > 10
+    for file in files:
+        loaded = Comparison.load(file)
+        assert loaded.table().notna().to_numpy()[:, :4].all() and loaded.grid is None
+
+
 # bad input
 
 
@@ -318,7 +425,8 @@ def test_full_spans_warn_with_the_layer():
 
 def test_round_trip(comparison, baseline, tmp_path):
     mine = fresh(comparison)
-    mine.simple(0.5), mine.simple(0.4)
+    mine.simple(0.5)
+    mine.simple(0.4)
     mine.save(tmp_path / "new" / "c.safetensors")
     again = Comparison.load(tmp_path / "new" / "c.safetensors")
     assert (
@@ -341,7 +449,8 @@ def test_round_trip(comparison, baseline, tmp_path):
         mine.table(simple=0.5, baseline=baseline)
     )
     assert repr(again) == repr(mine) and again._repr_html_() == mine._repr_html_()
-    again.plot(baseline=baseline), again.plot_profile("fc2.relu", 0.5)
+    again.plot(baseline=baseline)
+    again.plot_profile("fc2.relu", 0.5)
     with pytest.raises(
         ValueError, match=r"epsilon = 0.25 take the moments.*save\(path, moments=True\)"
     ):
@@ -499,11 +608,11 @@ def test_profile_curve(comparison):
     profile = comparison.profiles["fc1.relu"]
     grid, curve = lines["similarity"].get_data()
     np.testing.assert_array_equal(curve, profile.similarity(grid))
-    np.testing.assert_allclose(
-        (lines["network A alone"].get_ydata() + lines["network B alone"].get_ydata()) / 2,
-        curve,
-        atol=1 / 256,
-    )
+    for network, critical in (("a", profile.x), ("b", profile.y)):
+        grid, share = lines[f"network {network} alone"].get_data()
+        expected = [np.mean(critical <= within(e)) for e in grid]
+        np.testing.assert_array_equal(share, expected)
+        assert len(grid) > 500
     dot = next(l for label, l in lines.items() if label.startswith("ε = 0.5"))
     assert dot.get_xydata().tolist() == [[0.5, profile.similarity(0.5)]]
     with pytest.raises(
@@ -526,7 +635,9 @@ def test_a_layer_that_is_not_there_is_named(comparison):
 
 
 def test_hollow_where_one_network_alone_spans():
-    "60 and 20 neurons, 50 samples: one network spans, the marker is hollow, and not everything matches everything."
+    """60 and 20 neurons, 50 samples: one network spans, the marker is hollow, and not everything
+    matches everything.
+    """
     rng = np.random.default_rng(0)
     for n, spans in (((60, 20), "X"), ((20, 60), "Y")):
         with pytest.warns(SubmatchWarning, match=f"the neurons of {spans} span all") as caught:
@@ -534,17 +645,20 @@ def test_hollow_where_one_network_alone_spans():
         assert len(caught) == 1 and one.says_nothing("a ~ b") and one.similarity("a ~ b", 0.5) == 0
 
 
-def test_every_option_is_documented():
-    "The comment beside **options names what `collect_all` takes and the signature does not have."
-    for f, place in ((compare, "compare"), (compare_all, "compare_all")):
-        (comment,) = (
-            line.partition("#")[2]
-            for line in inspect.getsource(f).splitlines()
-            if line.strip().startswith("**options,")
-        )
-        assert set(re.findall("`([a-z_]+)`", comment)) - {"collect_all"} == set(
-            inspect.signature(collect_all).parameters
-        ) - set(inspect.signature(f).parameters) - {"models"}, place
+@pytest.mark.parametrize("function", [compare, compare_all, compare_activations])
+def test_every_option_is_documented(function):
+    "`help` has a line for each argument, with the values that it may have, and no others."
+    parameters = (
+        inspect.getdoc(function).split("Parameters\n----------\n")[1].split("\nReturns\n")[0]
+    )
+    headed = re.findall(r"^(\w[\w, ]*)(?: : (.+))?$", parameters, re.MULTILINE)
+    documented = [name for names, _ in headed for name in names.split(", ")]
+    signature = inspect.signature(function).parameters
+    assert sorted(documented) == sorted(signature)
+    if function is not compare_activations:
+        assert set(inspect.signature(collect_all).parameters) - {"models"} < set(signature)
+    assert all(p.annotation is not p.empty for p in signature.values())
+    assert all(p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in signature.values())
 
 
 def test_names_are_shortened():
@@ -611,10 +725,18 @@ def test_matrix_is_every_pair_by_the_plain_algorithm():
     matrix = crossed().matrix(0.5)
     assert list(matrix.index) == list(matrix.columns) == LAYERS and matrix.notna().all(axis=None)
     with evaluating(a, b), capture(a, "relu") as one, capture(b, "relu") as other:
-        a(IMAGES[:400]), b(IMAGES[:400])
-    flat = lambda z: z.double().movedim(1, -1).flatten(0, -2)
-    mean = lambda z: z.double().flatten(2).mean(2) if z.ndim > 2 else z.double()
-    halved = lambda z: z.double().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
+        a(IMAGES[:400])
+        b(IMAGES[:400])
+
+    def flat(z):
+        return z.double().movedim(1, -1).flatten(0, -2)
+
+    def mean(z):
+        return z.double().flatten(2).mean(2) if z.ndim > 2 else z.double()
+
+    def halved(z):
+        return z.double().unflatten(2, (4, 2)).unflatten(4, (4, 2)).mean((3, 5))
+
     for x, y, X, Y in (
         ("fc1.relu", "conv1_2.relu", mean(one["fc1.relu"]), mean(other["conv1_2.relu"])),
         (
@@ -688,9 +810,14 @@ def test_no_matrix_without_a_cross(comparison):
 
 @pytest.mark.parametrize("turned, several", [(False, 6), (True, 6), (False, 16), (False, 2)])
 def test_one_layer_against_several(turned, several, tmp_path):
-    "A recording from one place in a brain and the layers of a network: its matrix, and a heat map whose cells have an area, whole and on the page."
+    """A recording from one place in a brain and the layers of a network: its matrix, and a heat map
+    whose cells have an area, whole and on the page.
+    """
     shared, rng = np.random.default_rng(0).normal(size=(300, 8)), np.random.default_rng(1)
-    Z = lambda k: np.hstack([shared[:, :k], rng.normal(size=(300, 12 - k))])
+
+    def Z(k):
+        return np.hstack([shared[:, :k], rng.normal(size=(300, 12 - k))])
+
     np.save(tmp_path / "brain.npy", Z(8))
     np.savez(
         tmp_path / "network.npz",
@@ -733,7 +860,10 @@ def test_one_layer_against_several(turned, several, tmp_path):
 
 def test_a_matrix_wherever_a_layer_met_two():
     rng = np.random.default_rng(0)
-    Z = lambda *names: {name: rng.normal(size=(60, 4)) for name in names}
+
+    def Z(*names):
+        return {name: rng.normal(size=(60, 4)) for name in names}
+
     some = compare_activations(
         Z("a", "b"), Z("x", "y", "z"), [("a", "x"), ("a", "y"), ("b", "z")], progress=False
     )
@@ -754,9 +884,11 @@ def test_a_matrix_wherever_a_layer_met_two():
 
 def test_preprocessing_of_each_network(networks, comparison):
     "A network fed its images negated, that negates them back; and one whose images are larger."
-    own = lambda c: [
-        c.moments["fc2.relu"].gram[side, side] for side in (slice(64), slice(64, None))
-    ]
+
+    def own(c):
+        gram = c.moments["fc2.relu"].gram
+        return [gram[:64, :64], gram[64:, 64:]]
+
     for functions, right in (
         ((torch.neg, torch.neg), [True, True]),
         ([torch.neg, None], [True, False]),
@@ -835,7 +967,7 @@ def test_table_of_several_networks(three, tmp_path):
         "baseline ε=0.3",
         "baseline ε=0.5",
     ] and beside.loc["p", "r"]["baseline ε=0.5"].tolist() == table["ε=0.5"].tolist()
-    other = Comparison({"fc9": comparisons["p", "q"].profiles["fc2.relu"]}, {"fc9": "unit"})
+    other = Comparison({"fc9": comparisons["p", "q"]["fc2.relu"]})
     for pairs in (False, True):
         with pytest.raises(ValueError, match=r"the baseline has no layer conv1_1.relu.*it has fc9"):
             comparisons.table(pairs=pairs, baseline=other)
@@ -962,7 +1094,9 @@ def test_draws_are_averaged(tmp_path):
 
 
 def matrices(d=500, n=(12, 9), seed=0):
-    "Two layers that share a part, with a dead neuron and a repeated one; small whole numbers over 8, which any precision holds."
+    """Two layers that share a part, with a dead neuron and a repeated one; small whole numbers over
+    8, which any precision holds.
+    """
     rng = np.random.default_rng(seed)
     shared = rng.integers(-8, 8, (d, 5))
     X, Y = (np.hstack([shared, rng.integers(-8, 8, (d, k - 5))]) / 8 for k in n)
@@ -992,7 +1126,9 @@ def same(profile, X, Y):
     ],
 )
 def test_files_of_activations(ending, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "ROWS", 64)  # several chunks, the last one shorter
+    monkeypatch.setattr(
+        "submatch_nb.engine.activations.ROWS", 64
+    )  # several chunks, the last one shorter
     X, Y = matrices()
     paths = [tmp_path / f"{name}.{ending}" for name in "ab"]
     types = {"half": np.float16, "single": np.float32, "swapped": np.dtype(">f8")}
@@ -1001,9 +1137,11 @@ def test_files_of_activations(ending, tmp_path, monkeypatch):
         if ending.endswith("npy"):
             np.save(
                 path,
-                np.asfortranarray(Z)
-                if name == "fortran"
-                else Z.astype(types.get(name, np.float64)),
+                (
+                    np.asfortranarray(Z)
+                    if name == "fortran"
+                    else Z.astype(types.get(name, np.float64))
+                ),
             )
         elif ending.endswith("npz"):
             (np.savez_compressed if name == "compressed" else np.savez)(
@@ -1012,8 +1150,10 @@ def test_files_of_activations(ending, tmp_path, monkeypatch):
         else:
             save_file(
                 {
-                    layer: torch.tensor(z.copy()).to(
-                        torch.bfloat16 if name == "bfloat16" else torch.float32
+                    layer: (
+                        torch.tensor(z.copy()).to(
+                            torch.bfloat16 if name == "bfloat16" else torch.float32
+                        )
                     )
                     for layer, z in (("fc1", Z), ("fc2", Z[:, ::-1]))
                 },
@@ -1033,9 +1173,8 @@ def test_files_of_activations(ending, tmp_path, monkeypatch):
     same(comparison.profiles[comparison.layers[0]], X, Y)
     if several:
         same(comparison.profiles["fc2"], X[:, ::-1], Y[:, ::-1])
-    if ending != "compressed.npz":  # read as it is needed, not at once
-        opened = next(iter(read_activations(paths[0]).values()))()
-        assert isinstance(opened, np.memmap) or not isinstance(opened, np.ndarray)
+    opened = next(iter(read_activations(paths[0]).values()))()
+    assert isinstance(opened, np.memmap) or not isinstance(opened, np.ndarray), "all read at once"
 
 
 def test_activations_in_memory_and_crossed():
@@ -1083,7 +1222,7 @@ def bad_files(tmp_path):
     np.save(tmp_path / "maps.npy", X.reshape(500, 2, 2, 3))
     np.save(tmp_path / "complex.npy", X * 1j)
     np.save(tmp_path / "void.npy", X.astype(np.float16).view("V2"))
-    np.save(tmp_path / "nan.npy", np.where(X == X[400, 2], np.nan, X))
+    np.save(tmp_path / "nan.npy", np.where(X[400, 2] == X, np.nan, X))
     np.save(tmp_path / "empty.npy", X[:0])
     np.savez(tmp_path / "two.npz", fc1=X, fc2=X)
     np.savez(tmp_path / "other.npz", fc1=X, fc3=X)
@@ -1222,24 +1361,28 @@ def test_what_a_file_holds(comparison, tmp_path):
 
 
 def test_a_vgg16_takes_a_few_megabytes_and_comes_back_whole(tmp_path):
-    "The sizes of the paper's VGG-16, random numbers: table, figures and explorer from the file alone."
+    """The sizes of the paper's VGG-16, random numbers: table, figures and explorer from the file
+    alone.
+    """
     rng = np.random.default_rng(0)
     sizes = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 8
-    sides = lambda n: Sides(*np.sort(rng.random((2, n))))
-    layers = {f"layer{k}": n for k, n in enumerate(sizes)}
-    profiles = {
-        layer: Profile(*sides(n), 10_000, sides(n), sides(n), "gram") for layer, n in layers.items()
-    }
-    comparison = Comparison(
-        profiles,
-        dict.fromkeys(layers, "channel"),
-        residuals={layer: sides(n) for layer, n in layers.items()},
-    )
+
+    def sides(n):
+        return Sides(*np.sort(rng.random((2, n))))
+
+    def layer(name, n):
+        profile = Profile(*sides(n), 10_000, sides(n), sides(n), "gram")
+        return Layer(name, (name, name), "channel", profile=profile, residual=sides(n))
+
+    layers = [f"layer{k}" for k in range(len(sizes))]
+    comparison = Comparison({name: layer(name, n) for name, n in zip(layers, sizes)})
     comparison.save(tmp_path / "c.safetensors")
     assert (tmp_path / "c.safetensors").stat().st_size < 2**20
     again = Comparison.load(tmp_path / "c.safetensors")
     assert again.table().equals(comparison.table())
     for layer in layers:
         np.testing.assert_array_equal(again.residuals[layer].y, comparison.residuals[layer].y)
-    again.plot(), again.plot_profile("layer14"), save_html(again, tmp_path / "page.html")
+    again.plot()
+    again.plot_profile("layer14")
+    save_html(again, tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size > 10_000
