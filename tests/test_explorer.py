@@ -1,4 +1,6 @@
-"""The explorer: what travels to the page is what Python knows, and what the page shows is what Python says, in a real browser without a network."""
+"""The explorer: what travels to the page is what Python knows, and what the page shows is what
+Python says, in a real browser without a network.
+"""
 
 import re
 import subprocess
@@ -11,19 +13,37 @@ import pytest
 from conftest import serious
 
 from submatch_nb import Comparison, Match, Moments, Profile, minimum_match, residuals, save_html
-from submatch_nb.engine.inputs import EPSILONS
-from submatch_nb.explorer import SAMPLE, WIDE, _first, asset, demo_comparison, drawn, fragment, pack
-from submatch_nb.engine.inputs import TOLERANCE
 from submatch_nb.engine.drawing import COLORS
-from submatch_nb.engine.inputs import Sides
+from submatch_nb.engine.inputs import EPSILONS, TOLERANCE, Sides
+from submatch_nb.engine.layer import Layer
 from submatch_nb.engine.search import name_neuron
+from submatch_nb.explorer import (
+    SAMPLE,
+    WIDE,
+    asset,
+    beginning,
+    demo_comparison,
+    drawn,
+    fragment,
+    pack,
+)
 from submatch_nb.simple import SimpleMatches
 
 SLIDER = np.arange(1000) / 1000  # every position
 
 
+def comparison_of(profiles, kind="unit", simple=None):
+    "A comparison of which only the profiles are known."
+    layers = {
+        name: Layer(name, (name, name), kind, profile=profile) for name, profile in profiles.items()
+    }
+    return Comparison(layers, simple=simple)
+
+
 def layers(*shapes, d=300, seed=0):
-    "Moments of layers in which some neurons match well, some badly, some not; the last neuron of each network is dead."
+    """Moments of layers in which some neurons match well, some badly, some not; the last neuron of
+    each network is dead.
+    """
     rng, found = np.random.default_rng(seed), {}
     for i, (n_x, n_y) in enumerate(shapes):
         shared = rng.normal(size=(d, 3))
@@ -44,7 +64,9 @@ def small():
 
 @pytest.fixture(scope="module")
 def hard():
-    "Critical values at, just below and just above positions of the slider, and at the limit that counts as at most epsilon."
+    """Critical values at, just below and just above positions of the slider, and at the limit that
+    counts as at most epsilon.
+    """
     at = SLIDER[[0, 1, 150, 299, 300, 500, 999]]
     limit = np.maximum(at * (1 + TOLERANCE), TOLERANCE)
     values = np.concatenate(
@@ -58,17 +80,24 @@ def hard():
         ]
     )
     rng = np.random.default_rng(0)
-    return Comparison(
+    return comparison_of(
         {
             "tied": Profile(rng.permutation(values), rng.permutation(values), 5000),
             "other": Profile([0.2, np.inf], [0.1], 100),
-        },
-        {"tied": "unit", "other": "unit"},
+        }
     )
 
 
+def half_of(match, rng):
+    "Half of the neurons of each network, drawn."
+    x, y = (rng.permutation(indices)[: len(indices) // 2] for indices in (match.x, match.y))
+    return Match(x, y, match.epsilon, match.n_x, match.n_y)
+
+
 def vgg16():
-    "As large as the paper's VGG-16: thirteen convolutions and two layers of 512, with smallest matches for a sample."
+    """As large as the paper's VGG-16: thirteen convolutions and two layers of 512, with smallest
+    matches for a sample.
+    """
     rng, profiles, simple = np.random.default_rng(0), {}, {e: {} for e in EPSILONS}
     for i, n in enumerate((64, 64, 128, 128, *[256] * 3, *[512] * 8)):
         profiles[f"layer{i}"] = p = Profile(rng.beta(2, 3, n), rng.beta(2, 3, n), 10_000)
@@ -77,11 +106,10 @@ def vgg16():
             names = [
                 v for v in (name_neuron(number, Sides(n, n)) for number in drawn(p)) if v in inside
             ]
-            half = lambda indices: rng.permutation(indices)[: len(indices) // 2]
             simple[e][f"layer{i}"] = SimpleMatches(
-                {v: [Match(half(inside.x), half(inside.y), e, n, n)] for v in names}, e, (n, n)
+                {v: [half_of(inside, rng)] for v in names}, e, (n, n)
             )
-    return Comparison(profiles, dict.fromkeys(profiles, "channel"), {}, simple)
+    return comparison_of(profiles, "channel", simple)
 
 
 # What travels
@@ -167,6 +195,33 @@ def test_a_saved_comparison_brings_what_was_found_before(small, tmp_path):
         ) == (b["x"], b["y"])
 
 
+def test_what_is_known_later_is_shown():
+    "No state of before: smaller matches that several orders found, and another profile."
+    comparison = Comparison.from_moments(layers((9, 11)))
+    before = pack(comparison)["layers"][0]
+    n = sum(len(unpacked(before[side])) for side in "xy")
+    simple = comparison.simple(0.3)["layer0"]
+    assert pack(comparison)["layers"][0] == before, "the same matches, found in another way"
+    v = next(v for v in simple.neurons if v[0] == "x" and len(simple.smallest(v)) < n)
+    everything = comparison["layer0"].profile.match(0.3)
+    larger = SimpleMatches({v: [everything]}, 0.3, simple.n)
+    later = Comparison(comparison, simple={0.3: {"layer0": larger}})
+    (shown,) = (s for s in pack(later)["layers"][0]["simple"] if s["epsilon"] == 0.3)
+    assert matches(shown, n) == {v[1]: [*everything.x, *(everything.y + simple.n.x)]}
+    assert pack(comparison)["layers"][0] == before
+    comparison["layer0"].profile.x[v[1]] = 0.77
+    assert unpacked(pack(comparison)["layers"][0]["x"])[v[1]] == 0.77
+
+
+def test_matches_are_searched_once(monkeypatch):
+    comparison = Comparison.from_moments(layers((9, 11)))
+    before = pack(comparison)
+    monkeypatch.setattr("submatch_nb.explorer.search", None)
+    assert pack(comparison) == before
+    with pytest.raises(TypeError):
+        pack(Comparison.from_moments(layers((9, 11))))
+
+
 def test_colors_are_those_of_the_figures():
     css = asset("explorer.css").read_text()
     assert {
@@ -186,8 +241,10 @@ def test_no_widget_library_is_needed(tmp_path):
         from submatch_nb import explore, save_html
         from submatch_nb.explorer import demo_comparison
         save_html(demo_comparison(), {str(tmp_path / "page.html")!r})
-        try: explore(demo_comparison())
-        except ImportError as error: print(error)"""
+        try:
+            explore(demo_comparison())
+        except ImportError as error:
+            print(error)"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "submatch_nb[lab]" in run.stdout and (tmp_path / "page.html").stat().st_size > 10_000
@@ -196,12 +253,14 @@ def test_no_widget_library_is_needed(tmp_path):
 def test_whole_or_not_at_all(small, tmp_path, monkeypatch):
     page = tmp_path / "page.html"
     page.write_text("before")
+
+    def full_disk(self, text, **_):
+        self.write_bytes(text[:100].encode())
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(
         "pathlib.Path.write_text",
-        lambda self, text, **_: (
-            self.write_bytes(text[:100].encode()),
-            (_ for _ in ()).throw(OSError(28, "No space left on device")),
-        ),
+        full_disk,
     )
     with pytest.raises(OSError, match="page.html"):
         save_html(small, page)
@@ -223,12 +282,11 @@ def test_bad_beginnings_are_named(small, tmp_path, wrong, error, words):
 
 
 def test_begins_where_there_is_something_to_see():
-    profile = lambda value, count=1000: Profile([value, 0.9], [value], count)
-    comparison = Comparison(
-        {"none": profile(0.8), "full": profile(0.0, 2), "most": profile(0.1)},
-        dict.fromkeys(["none", "full", "most"], "unit"),
+    values = {"none": (0.8, 1000), "full": (0.0, 2), "most": (0.1, 1000)}
+    comparison = comparison_of(
+        {name: Profile([value, 0.9], [value], count) for name, (value, count) in values.items()}
     )
-    assert _first(comparison, None, 0.3)["layer"] == "most"
+    assert beginning(comparison, None, 0.3)["layer"] == "most"
 
 
 # The widget, as Python sees it
@@ -285,10 +343,19 @@ def page_of(tmp_path_factory):
     return make
 
 
-SLIDE = """epsilon => { const slider = document.querySelector("input[type=range]"); slider.value = epsilon; slider.dispatchEvent(new Event("input")); }"""
-LIT = """() => [...document.querySelectorAll(".grid")].map(grid => [...grid.querySelectorAll(".lit")].map(cell => Number(cell.dataset.neuron)).sort((a, b) => a - b))"""
+SLIDE = """epsilon => {
+    const slider = document.querySelector("input[type=range]");
+    slider.value = epsilon;
+    slider.dispatchEvent(new Event("input"));
+}"""
+LIT = """() => [...document.querySelectorAll(".grid")].map(grid =>
+    [...grid.querySelectorAll(".lit")]
+        .map(cell => Number(cell.dataset.neuron)).sort((a, b) => a - b))"""
 PART = LIT.replace(".lit", ".part")
-SWEEP = f"() => Array.from({{ length: 1000 }}, (_, i) => {{ ({SLIDE})(i / 1000); return [({LIT})(), document.querySelector('.similarity b').textContent]; }})"
+SWEEP = f"""() => Array.from({{ length: 1000 }}, (_, i) => {{
+    ({SLIDE})(i / 1000);
+    return [({LIT})(), document.querySelector('.similarity b').textContent];
+}})"""
 
 
 def lit(page):
@@ -342,8 +409,8 @@ def test_slider_by_keyboard(page_of, opened):
         page.keyboard.press(key)
         assert lit(page) == of(comparison.profiles["fc1.relu"].match(epsilon)), key
         assert (
-            slider.get_attribute("aria-valuetext")
-            == f"ε {epsilon:.3f}, similarity {comparison.profiles['fc1.relu'].similarity(epsilon):.3f}"
+            slider.get_attribute("aria-valuetext") == f"ε {epsilon:.3f}, similarity"
+            f" {comparison.profiles['fc1.relu'].similarity(epsilon):.3f}"
         )
     page.get_by_role("button", name="ε = 0.2", exact=True).click()
     assert (
@@ -389,7 +456,9 @@ def test_neurons_with_a_match_are_round_in_a_wide_layer(page_of, opened):
     comparison = vgg16()
     page = opened(page_of(comparison, layer="layer14"))
     drawn_there = page.evaluate(
-        "() => [...document.querySelectorAll('.grid')].flatMap((grid, i) => [...grid.querySelectorAll('.drawn')].map(cell => i * 512 + Number(cell.dataset.neuron))).sort((a, b) => a - b)"
+        """() => [...document.querySelectorAll('.grid')].flatMap((grid, i) =>
+            [...grid.querySelectorAll('.drawn')].map(cell => i * 512 + Number(cell.dataset.neuron))
+        ).sort((a, b) => a - b)"""
     )
     assert drawn_there == drawn(
         comparison.profiles["layer14"]
@@ -403,7 +472,7 @@ def test_a_neuron_lights_its_match(page_of, opened, small):
     profile, moments = small.profiles["layer0"], small.moments["layer0"]
     for v in chain(profile.match(0.3), [("x", int(profile.x.argsort()[-2]))]):
         page.locator(".grid").nth("xy".index(v[0])).locator(f"[data-neuron='{v[1]}']").hover()
-        name, critical = f"{'AB'['xy'.index(v[0])]}{v[1]}", getattr(profile, v[0])[v[1]]
+        name, critical = f"{'ab'['xy'.index(v[0])]}{v[1]}", getattr(profile, v[0])[v[1]]
         assert name in text(page) and f"{critical:.3f}" in text(page) and "residual" in text(page)
         expected = of(minimum_match(moments, v=v, epsilon=0.3)) if critical <= 0.3 else [[], []]
         assert page.evaluate(PART) == expected
@@ -427,7 +496,7 @@ def test_a_match_is_that_of_the_stored_epsilon_below(page_of, opened, small):
 
 def test_neurons_by_keyboard(page_of, opened):
     page = opened(page_of(demo_comparison(), layer="fc1.relu"))
-    grid = page.get_by_role("listbox", name="Neurons of network A")
+    grid = page.get_by_role("listbox", name="Neurons of network a")
     order = grid.evaluate("grid => [...grid.children].map(cell => Number(cell.dataset.neuron))")
     critical = demo_comparison().profiles["fc1.relu"].x
     assert (np.diff(np.minimum(critical[order], 2)) >= 0).all()
@@ -443,17 +512,18 @@ def test_neurons_by_keyboard(page_of, opened):
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.dataset.neuron") == str(
             order[place]
-        ) and f"A{order[place]} " in text(page)
+        ) and f"a{order[place]} " in text(page)
     page.keyboard.press("ArrowDown")
     assert page.evaluate(
-        "document.activeElement.offsetTop > document.querySelector('.grid span').offsetTop && document.activeElement.offsetLeft === document.querySelector('.grid span').offsetLeft"
+        "document.activeElement.offsetTop > document.querySelector('.grid span').offsetTop &&"
+        " document.activeElement.offsetLeft === document.querySelector('.grid span').offsetLeft"
     )
     page.keyboard.press("Enter")
     assert page.locator("[aria-selected=true]").count() == 1
     page.keyboard.press(
         "Tab"
-    )  # on to network B: the neuron kept is not forgotten, the one in focus is shown
-    assert text(page).startswith("B") and page.locator("[aria-selected=true]").count() == 1
+    )  # on to network b: the neuron kept is not forgotten, the one in focus is shown
+    assert text(page).startswith("b") and page.locator("[aria-selected=true]").count() == 1
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Escape")
     assert page.locator("[aria-selected=true]").count() == 0
@@ -461,11 +531,7 @@ def test_neurons_by_keyboard(page_of, opened):
 
 def test_says_what_means_nothing(page_of, opened):
     full, some = Profile([0.0, 0.0], [0.0, 0.0], 2), Profile([0.5, 0.9], [0.5, np.inf], 4)
-    page = opened(
-        page_of(
-            Comparison({"full": full, "some": some}, {"full": "unit", "some": "unit"}), layer="full"
-        )
-    )
+    page = opened(page_of(comparison_of({"full": full, "some": some}), layer="full"))
     assert (
         "no fewer live neurons than there are samples" in text(page)
         and page.locator(".column.hollow").count() == 1
@@ -478,7 +544,7 @@ def test_says_what_means_nothing(page_of, opened):
         and page.locator(".column.hollow").count() == 2
     )
     page.locator(".dead").hover()
-    assert text(page) == "B1 is dead: 0 on every sample, and in no match."
+    assert text(page) == "b1 is dead: 0 on every sample, and in no match."
 
 
 HOSTILE = [
@@ -491,22 +557,21 @@ HOSTILE = [
 
 
 def hostile():
-    return Comparison(
-        {name: Profile([0.1, 0.2], [0.1], 50) for name in HOSTILE},
-        dict.fromkeys(HOSTILE, "<img src=x onerror=window.ran=2>"),
-    )
+    profiles = {name: Profile([0.1, 0.2], [0.1], 50) for name in HOSTILE}
+    return comparison_of(profiles, "<img src=x onerror=window.ran=2>")
 
 
 def injected(page):
     "Whether anything in the names ran or became an element."
+    menu = page.get_by_role("combobox")
     for name in HOSTILE:
-        page.get_by_role("combobox").select_option(label=name) if page.get_by_role(
-            "combobox"
-        ).locator("option", has_text=name).count() else None
+        if menu.locator("option", has_text=name).count():
+            menu.select_option(label=name)
         page.locator(".grid span").first.hover()
     page.wait_for_timeout(200)
     return page.evaluate(
-        "[window.ran, document.querySelectorAll('.submatch-explorer img, .submatch-explorer script, .submatch-explorer .body b b').length]"
+        "[window.ran, document.querySelectorAll('.submatch-explorer img, .submatch-explorer script,"
+        " .submatch-explorer .body b b').length]"
     ) != [None, 0]
 
 
@@ -514,7 +579,7 @@ def test_names_are_shown_and_not_run(page_of, opened):
     page = opened(page_of(hostile(), title=HOSTILE[0] + HOSTILE[1]))
     assert not injected(page) and page.errors == []
     assert (
-        page.locator("option").all_inner_texts() == [name for name in HOSTILE]
+        page.locator("option").all_inner_texts() == HOSTILE
         and page.locator("h1").inner_text() == HOSTILE[0] + HOSTILE[1]
     )
     assert "<img src=x onerror=window.ran=2>" in page.locator(".about").inner_text()
@@ -575,11 +640,12 @@ def test_a_missing_label_would_be_noticed(page_of, opened):
 
 
 def test_several_on_a_page(opened, tmp_path, small):
-    state = {"epsilon": 0.3, "selected": None}
+    parts = [
+        fragment(pack(small), {"layer": layer, "epsilon": 0.3, "selected": None})
+        for layer in ("layer0", "layer1")
+    ]
     page = tmp_path / "two.html"
-    page.write_text(
-        f"<!doctype html><meta charset=utf-8><title>Two</title>{fragment(pack(small), {'layer': 'layer0', **state})}{fragment(pack(small), {'layer': 'layer1', **state})}"
-    )
+    page.write_text(f"<!doctype html><meta charset=utf-8><title>Two</title>{''.join(parts)}")
     page = opened(page)
     page.locator("input[type=range]").first.fill("0")
     assert page.locator(".submatch-explorer").count() == 2 and page.errors == []
@@ -592,14 +658,21 @@ def test_several_on_a_page(opened, tmp_path, small):
 # Redraws: how long they take is measured by bench_explorer.py
 
 WORK = """what => {
-    const cells = [...document.querySelectorAll(".grid span")], classes = () => cells.map(cell => cell.className), before = classes();
+    const cells = [...document.querySelectorAll(".grid span")];
+    const classes = () => cells.map(cell => cell.className), before = classes();
     const seen = new MutationObserver(() => {});
-    seen.observe(document.querySelector(".body"), { subtree: true, childList: true, attributes: true });
-    if (what === "neuron") cells[25].dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
+    const all = { subtree: true, childList: true, attributes: true };
+    seen.observe(document.querySelector(".body"), all);
+    if (what === "neuron")
+        cells[25].dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
     else (SLIDE)(what);
-    const records = seen.takeRecords(), drawn = records.flatMap(r => [...r.addedNodes]).filter(node => node.matches?.(".grid span, svg *"));
-    return { touched: records.filter(r => r.target.matches(".grid span") && r.attributeName === "class").length,
-             changed: classes().filter((name, i) => name !== before[i]).length, drawn: drawn.length }; }""".replace(
+    const records = seen.takeRecords();
+    const added = records.flatMap(r => [...r.addedNodes]);
+    const drawn = added.filter(node => node.matches?.(".grid span, svg *"));
+    const marks = records.filter(
+        r => r.target.matches(".grid span") && r.attributeName === "class");
+    return { touched: marks.length, drawn: drawn.length,
+             changed: classes().filter((name, i) => name !== before[i]).length }; }""".replace(
     "SLIDE", SLIDE
 )
 

@@ -3,8 +3,7 @@
 
 const SVG = ["svg", "g", "path", "line", "rect", "circle", "text", "title"];
 const NETWORKS = ["x", "y"];
-const NAMES = { x: "A", y: "B" };
-const SHADES = { x: "a", y: "b" };
+const NAMES = { x: "a", y: "b" }; // and the classes of their colours
 
 // An element with attributes and children; a string is text.
 function element(tag, attributes = {}, ...children) {
@@ -92,7 +91,7 @@ function render({ model, el }) {
     titles[side] = element("p", { class: "title" });
     grids[side] = element("div", { class: "grid", role: "listbox", "aria-label": `Neurons of network ${NAMES[side]}`, "data-lm-suppress-shortcuts": "true" });
   }
-  const networks = element("div", { class: "networks" }, ...NETWORKS.map(side => element("div", { class: `network ${SHADES[side]}` }, titles[side], grids[side])));
+  const networks = element("div", { class: "networks" }, ...NETWORKS.map(side => element("div", { class: `network ${NAMES[side]}` }, titles[side], grids[side])));
   const curveTitle = element("p", { class: "title" });
   const root = element("div", { class: "submatch-explorer", role: "group", "aria-label": "Explorer of matches" }, element("div", { class: "body" },
     element("div", { class: "top" },
@@ -103,7 +102,7 @@ function render({ model, el }) {
     element("div", { class: "curve" }, curveTitle, curve, slider, ticks, element("div", { class: "paper" }, "The paper’s ε:", ...paper)),
     element("div", { class: "depth" }, element("p", { class: "title" }, element("strong", {}, "Depth"), ": every layer at this ε"), depth),
     networks, detail));
-  curveTitle.append(element("strong", {}, "Share that matches"), key("matched", "both"), key("a", "A"), key("b", "B"));
+  curveTitle.append(element("strong", {}, "Share that matches"), key("matched", "both"), key("a", "a"), key("b", "b"));
   el.replaceChildren(root);
 
   // The curve of one layer, drawn for the width there is
