@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time each name 
     from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
     from .networks import load_checkpoint, load_data
     from .neurons import chance_epsilon, residuals
-    from .engine.experiments import Results
+    from .engine.results import Results
     from .engine.reproducing import reproduce
     from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
     from .structure import are_unique, exact_simple_matches, independence_angle, necessary
@@ -28,7 +28,7 @@ _MODULES = {
     "engine.capture": ("capture",),
     "engine.collecting": ("Collected", "collect", "collect_all"),
     "engine.distributed": ("collect_distributed",),
-    "engine.experiments": ("Results",),
+    "engine.results": ("Results",),
     "engine.inputs": ("SubmatchWarning",),
     "engine.moments": ("Moments",),
     "engine.positions": ("Sampled",),

@@ -265,6 +265,7 @@ def test_train_keeps_to_its_arguments(trained, folder):
             2,
         )
         assert about["recipe"] == {
+            "precision": "float32",
             "epochs": 3,
             "rate": 0.02,
             "batch": 16,
@@ -398,7 +399,7 @@ def test_matrix_and_figure_are_at_the_epsilon_asked_for(
 ):
     drawn = []
     monkeypatch.setattr(
-        "submatch_nb.cli._save",
+        "submatch_nb.engine.reports.save_report",
         lambda comparison, table, figure, *rest: (
             drawn.append([ax.get_title() for ax in figure.axes]) or []
         ),
@@ -592,7 +593,7 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr("submatch_nb.engine.training._epoch", interrupted)
     assert main(["train", "--out", str(tmp_path)]) == 130 and "goes on" in capsys.readouterr().err
-    monkeypatch.setattr("submatch_nb.cli._open", interrupted)
+    monkeypatch.setattr("submatch_nb.engine.commands.open_networks", interrupted)
     assert (
         main(["compare", "a", "b", "--out", str(tmp_path)]) == 130
         and "nothing of it is kept" in capsys.readouterr().err
@@ -765,7 +766,7 @@ def test_errors_are_one_line(line, message, files, folder, capsys):
 
 
 def test_unwritable_folder_is_noticed_before_training(files, monkeypatch):
-    monkeypatch.setattr("submatch_nb.cli.train", lambda *args: pytest.fail("trained before"))
+    monkeypatch.setattr("submatch_nb.engine.commands.train", lambda *args: pytest.fail("trained before"))
     for command in ("demo", "train"):
         assert main([command, "--out", str(files["tmp"] / "taken")]) == 2
 

@@ -17,23 +17,22 @@ from PIL import Image
 
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, compare
-from submatch_nb.engine.inputs import EPSILONS
-from submatch_nb.layers import Sampled
-from submatch_nb.networks import Images, build, load_checkpoint, load_data
-from submatch_nb.engine.files import load_tensors
+from submatch_nb.engine.configs import configs, load_config
 from submatch_nb.engine.experiments import (
-    Results,
     Run,
-    configs,
-    load_config,
     load_member,
     match_pair,
     renormalise,
     simple_sizes,
 )
+from submatch_nb.engine.files import load_tensors
+from submatch_nb.engine.inputs import EPSILONS
 from submatch_nb.engine.reproducing import figures, reproduce
 from submatch_nb.engine.training import settle_norms
+from submatch_nb.layers import Sampled
+from submatch_nb.networks import Images, build, load_checkpoint, load_data
 from submatch_nb.paper import (
+    Results,
     accuracies,
     plot_heat,
     plot_similarity,
