@@ -177,7 +177,7 @@ def _suits(networks: Iterable[Trained], images: Images) -> Images:
 
 
 def _compared(
-    models: Mapping[str, nn.Module], images: Images, layers: Any, positions: str
+    models: Mapping[str, nn.Module], images: Images, layers: Any, positions: Any
 ) -> Comparison | Comparisons | None:
     "Two networks, or every pair of several; None in all processes but the first."
     collected = collect_networks(

@@ -154,8 +154,8 @@ def outlined(width: float) -> list[Any]:
 def similarity_everywhere(results: Results, label: str, stage: str) -> np.ndarray:
     """Similarity at every epsilon and layer, the mean over all pairs: (epsilon, layers)."""
     compared = [results.comparisons[label, stage, pair] for pair in results.pairs(label)]
-    heat = [[p.similarity(EVERY) for p in c.profiles.values()] for c in compared]
-    return np.mean(heat, 0).T
+    heat = np.array([[p.similarity(EVERY) for p in c.profiles.values()] for c in compared])
+    return heat.mean(0).T
 
 
 def plot_heat(results: Results, label: str, stage: str = "trained") -> "Figure":

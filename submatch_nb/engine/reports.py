@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..comparison import Comparison, Comparisons
 from .files import write_whole
@@ -239,9 +239,7 @@ def save_report(
 def _save_explorer(comparison: Comparison, report: Report) -> None:
     "The explorer, without the simple matches where these were not asked for."
     if report.simple is None:
-        comparison = Comparison(
-            comparison.profiles, comparison.neurons, residuals=comparison.residuals
-        )
+        comparison = comparison.without_moments()
     save_html(comparison, report.out / "explorer.html")
 
 # %% ../../nbs/engine/reports.ipynb #2a85cbb7
@@ -273,7 +271,7 @@ def show(
     crossed = _crossed(comparison)
     if crossed or not isinstance(comparison, Comparison):
         report = Report(report.epsilons, None, report.out)
-    options = {} if report.simple is None else {"simple": report.simple}
+    options: dict[str, Any] = {} if report.simple is None else {"simple": report.simple}
     table = comparison.table(report.epsilons, baseline=baseline, **options)
     e = 0.3 if 0.3 in report.epsilons else report.epsilons[0]
     figure = comparison.plot(e if crossed else report.epsilons, baseline=baseline)
