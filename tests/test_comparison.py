@@ -29,6 +29,7 @@ from submatch_nb.comparison import (
     compare_activations,
     compare_all,
 )
+from submatch_nb.engine import compared, comparing, several
 from submatch_nb.engine.activations import read_activations
 from submatch_nb.engine.files import holds, load_tensors, save_tensors
 from submatch_nb.engine.inputs import EPSILONS, Sides, SubmatchWarning, within
@@ -246,7 +247,7 @@ def test_simple_matches_are_found_once(comparison, monkeypatch):
         calls.append(epsilon)
         return simple_matches(moments, epsilon=epsilon)
 
-    monkeypatch.setattr(module, "simple_matches", counted)
+    monkeypatch.setattr("submatch_nb.engine.compared.simple_matches", counted)
     table = mine.table(0.3, simple=0.5)
     assert mine.table(0.3, simple=0.5).equals(table) and calls == [0.5] * 3
     for layer in SMALL:
@@ -329,7 +330,8 @@ def test_a_name_is_not_taken_apart(tmp_path):
 
 def test_a_module_holds_functions_and_classes_only():
     "`comparison.table` and the like were None."
-    assert [name for name, value in vars(module).items() if value is None] == []
+    for place in (module, compared, several, comparing):
+        assert [name for name, value in vars(place).items() if value is None] == []
     for name in ("table", "plot", "plot_profile", "matrix", "save"):
         assert callable(getattr(Comparison, name)) and not hasattr(module, name)
 
