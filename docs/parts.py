@@ -15,6 +15,7 @@ ENGINE = (
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "pairing", "request"),
     *("sums", "roots", "groups", "layer", "collecting", "processes", "distributed"),
-    *("analysis", "comparing", "tables", "figures", "activations", "saving"),
+    *("analysis", "compared", "several", "comparing", "activations"),
+    *("tables", "figures", "saving", "exploring"),
     *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
 )
