@@ -1,12 +1,19 @@
-"""What the fast paths gain over the plain ones, and that both give the same answers: `make bench`, about half an hour, most of it the plain ones.
+"""What the fast paths gain over the plain ones, and that both give the same answers: `make bench`,
+about half an hour, most of it the plain ones.
 
-The layers: two perceptrons with two hidden layers of equal width are trained by Adam on scikit-learn's digits from seeds 0 and 1 until they
-fit more than 99 % of them; compared are the second hidden layers, after ReLU, on 10,000 seeded distortions of the digits (drawn with replacement,
-shifted by up to a pixel each way, Gaussian noise of 0.6 added), so that the neurons have real rank and the match is neither all nor nothing.
+The layers: two perceptrons with two hidden layers of equal width are trained by Adam on
+scikit-learn's digits from seeds 0 and 1 until they
+fit more than 99 % of them; compared are the second hidden layers, after ReLU, on 10,000 seeded
+distortions of the digits (drawn with replacement,
+shifted by up to a pixel each way, Gaussian noise of 0.6 added), so that the neurons have real rank
+and the match is neither all nor nothing.
 
-Wider layers, where only moments are needed, are ReLU of shared random features plus noise, a hundredth to ten times as large from the first neuron to the last,
-so that neurons leave a few at a time. `--large` adds 4,096 + 4,096 of them (20 GB of memory, some minutes).
-Where there is a CUDA device, a few more rows time the same calls on it against its matrix rate. `--record` writes the tables for the notebooks.
+Wider layers, where only moments are needed, are ReLU of shared random features plus noise, a
+hundredth to ten times as large from the first neuron to the last,
+so that neurons leave a few at a time. `--large` adds 4,096 + 4,096 of them (20 GB of memory, some
+minutes).
+Where there is a CUDA device, a few more rows time the same calls on it against its matrix rate.
+`--record` writes the tables for the notebooks.
 """
 
 import argparse
@@ -27,10 +34,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from submatch_nb import maximum
-from submatch_nb.engine.inputs import within
-from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
 from submatch_nb.engine.files import write_whole
+from submatch_nb.engine.inputs import within
 from submatch_nb.engine.moments import Moments
+from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
 from submatch_nb.simple import algorithm_2, minimum_match, simple_matches
 
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
@@ -72,9 +79,8 @@ def clock(f, *args, **kwargs):
     "Seconds and the result, whatever the device still has to do included."
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
-    time.sleep(
-        0.1
-    )  # the threads of NumPy's and of torch's BLAS go on spinning for a while, and would stand in each other's way
+    # the threads of NumPy's and of torch's BLAS go on spinning for a while, in each other's way
+    time.sleep(0.1)
     begin = time.perf_counter()
     result = f(*args, **kwargs)
     wait()
@@ -85,7 +91,9 @@ def clock(f, *args, **kwargs):
 
 
 def rounds_of(residual2, X, Y, epsilon):
-    "(x, y) of the maximum match, with any function for the squared residuals of unit neurons on others."
+    """(x, y) of the maximum match, with any function for the squared residuals of unit neurons on
+    others.
+    """
     X, Y = (Z / np.where(Z.any(0), np.linalg.norm(Z, axis=0), 1) for Z in (X, Y))
     x, y = X.any(0).nonzero()[0], Y.any(0).nonzero()[0]
     while len(x) and len(y):
@@ -106,15 +114,22 @@ def by_least_squares(X, Y):
 
 
 def by_one_product(X, Y):
-    "By QR, and Pythagoras for the rest: the least work a factorisation a side can do, at half the digits."
+    """By QR, and Pythagoras for the rest: the least work a factorisation a side can do, at half the
+    digits.
+    """
     Q = torch.linalg.qr(torch.as_tensor(Y)).Q
     return (1 - (Q.T @ torch.as_tensor(X)).square().sum(0)).numpy()
 
 
 def features(n, counts, device="cpu", seed=0):
-    "Yields for each count X and Y of n neurons: ReLU of shared random features plus noise of its own size for each pair of neurons."
+    """Yields for each count X and Y of n neurons: ReLU of shared random features plus noise of its
+    own size for each pair of neurons.
+    """
     rng = torch.Generator(device).manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64, device=device)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=rng, dtype=torch.float64, device=device)
+
     mix, noise = normal(n, n) / n**0.5, torch.logspace(-2, 1, n, dtype=torch.float64, device=device)
     for count in counts:
         shared = normal(count, n) @ mix
@@ -130,7 +145,8 @@ def sum_of(parts):
     return functools.reduce(lambda a, b: a + b, parts)
 
 
-# A row of the table at the end: what, seconds of ours and of the plain one, and their ratio with its limit.
+# A row of the table at the end: what, seconds of ours and of the plain one, and their ratio with
+# its limit.
 
 
 class Row:
@@ -151,14 +167,21 @@ class Row:
         )
 
     def __str__(self):
-        number = lambda value, width: (
-            f"{'' if value is None else f'{value:.3g}' if value < 100 else f'{value:.0f}':>{width}}"
-        )
-        limit = (
-            f"at least {self.least}" if self.least else f"at most {self.most}" if self.most else ""
-        )
+        limit = f"at most {self.most}" if self.most else ""
+        if self.least:
+            limit = f"at least {self.least}"
         missed = "  NOT MET" if self.distance() and self.distance() < 1 else ""
-        return f"{self.work:86}{number(self.ours, 10)}{number(self.plain, 10)}{number(self.ratio, 9)}{limit:>14}{number(self.distance(), 10)}{missed}"
+        columns = (short(self.ours, 10), short(self.plain, 10), short(self.ratio, 9))
+        rest = f"{limit:>14}{short(self.distance(), 10)}{missed}"
+        return f"{self.work:86}{''.join(columns)}{rest}"
+
+
+def short(value, width):
+    "A number with three digits, right in so many columns; nothing for None."
+    if value is None:
+        return " " * width
+    text = f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return text.rjust(width)
 
 
 class Counted:
@@ -173,7 +196,9 @@ class Counted:
 
 
 def profile_bench(width):
-    "Rows for the whole profile against Algorithm 1 at each epsilon; profile and baselines alternate, so that both see the same machine."
+    """Rows for the whole profile against Algorithm 1 at each epsilon; profile and baselines
+    alternate, so that both see the same machine.
+    """
     X, Y = layers(width)
     rounds = maximum.cross_residuals = Counted(maximum.cross_residuals)
     epsilon_profile(X, Y), Moments(X, Y)
@@ -181,8 +206,9 @@ def profile_bench(width):
         name: [] for name in ("profile", "moments", "algorithm_1", "one product", "least squares")
     }
     print(
-        f"Maximum match of {width} + {width} neurons on {len(X):,} samples; dead: {sum((~Z.any(0)).sum() for Z in (X, Y))}\n\n"
-        "epsilon  similarity  rounds  Algorithm 1 (s)  one product (s)  least squares (s)  profile, every epsilon (s)",
+        f"Maximum match of {width} + {width} neurons on {len(X):,} samples; dead:"
+        f" {sum((~Z.any(0)).sum() for Z in (X, Y))}\n\nepsilon  similarity  rounds  Algorithm 1 (s)"
+        "  one product (s)  least squares (s)  profile, every epsilon (s)",
         flush=True,
     )
     for epsilon in EPSILONS:
@@ -203,24 +229,28 @@ def profile_bench(width):
                     f"profile and Algorithm 1 disagree at {epsilon}"
                 )
             if name in ("one product", "least squares"):
-                assert result == (match.x.tolist(), match.y.tolist()), (
-                    f"profile and {name} disagree at {epsilon}"
-                )
+                assert result == (
+                    match.x.tolist(),
+                    match.y.tolist(),
+                ), f"profile and {name} disagree at {epsilon}"
         last = {name: t[-1] for name, t in times.items()}
         print(
-            f"{epsilon:7.2f}{match.similarity:12.3f}{rounds.calls:8}{last['algorithm_1']:17.2f}{last['one product']:17.2f}{last['least squares']:19.2f}"
-            f"{last['profile']:28.2f}",
+            f"{epsilon:7.2f}{match.similarity:12.3f}{rounds.calls:8}{last['algorithm_1']:17.2f}"
+            f"{last['one product']:17.2f}{last['least squares']:19.2f}{last['profile']:28.2f}",
             flush=True,
         )
     fast, forming = statistics.median(times["profile"]), statistics.median(times["moments"])
     print("The answers agree.", flush=True)
-    against = lambda name, what, **limit: Row(
-        f"profile from activations, {width} + {width}, against {what}",
-        fast,
-        sum(times[name]),
-        sum(times[name]) / fast,
-        **limit,
-    )
+
+    def against(name, what, **limit):
+        return Row(
+            f"profile from activations, {width} + {width}, against {what}",
+            fast,
+            sum(times[name]),
+            sum(times[name]) / fast,
+            **limit,
+        )
+
     return [
         against("algorithm_1", "Algorithm 1 at five epsilons", least=10),
         against("one product", "the same with one product a side"),
@@ -250,7 +280,9 @@ def peak(f):
 
 
 def moments_bench(name, moments, most, memory=None):
-    "Rows for the profile from moments against one Cholesky factorisation of the joint matrix, and its memory, in which the moments count too."
+    """Rows for the profile from moments against one Cholesky factorisation of the joint matrix, and
+    its memory, in which the moments count too.
+    """
     live = moments.gram.diagonal() > 0
     gram = moments.gram[live][:, live]
     ours, plain = [], []
@@ -260,7 +292,8 @@ def moments_bench(name, moments, most, memory=None):
         ours.append(seconds)
     steps = profile.breakpoints[profile.breakpoints < 1]
     print(
-        f"{name}: {len(gram)} live neurons, {len(steps)} breakpoints, half of the layer matches at epsilon {np.median(np.r_[profile.x, profile.y]):.2f}",
+        f"{name}: {len(gram)} live neurons, {len(steps)} breakpoints, half of the layer matches at"
+        f" epsilon {np.median(np.r_[profile.x, profile.y]):.2f}",
         flush=True,
     )
     ours, plain = statistics.median(ours), statistics.median(plain)
@@ -289,7 +322,9 @@ def moments_bench(name, moments, most, memory=None):
 
 
 def growth_bench():
-    "Exponents of the growth in n, from moments, and in d, from activations, by least squares on logarithms."
+    """Exponents of the growth in n, from moments, and in d, from activations, by least squares on
+    logarithms.
+    """
 
     def exponent(sizes, work):
         times = [min(clock(work, made)[0] for _ in range(3)) for made in sizes.values()]
@@ -300,7 +335,8 @@ def growth_bench():
         return times[-1], np.polyfit(np.log([*sizes]), np.log(times), 1)[0]
 
     print(
-        "\nProfile from moments of n + n neurons, and from activations of 256 + 256 neurons on d samples"
+        "\nProfile from moments of n + n neurons, and from activations of 256 + 256 neurons on d"
+        " samples"
     )
     by_n = exponent({n: synthetic(n) for n in (256, 512, 1024, 2048)}, epsilon_profile)
     X, Y = layers(256)
@@ -334,8 +370,10 @@ def minimum_bench(width, count):
     rounds = maximum.cross_residuals = Counted(maximum.cross_residuals)
     forming, moments = clock(Moments, X, Y)
     print(
-        f"\nv-minimum matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}: {len(inside)} neurons in the maximum match, {count} of them drawn\n\n"
-        "neuron  size  from activations (s)  from moments (s)  Algorithm 2 (s)  its calls of Algorithm 1  its rounds",
+        f"\nv-minimum matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}:"
+        f" {len(inside)} neurons in the maximum match, {count} of them drawn\n\nneuron  size  from"
+        " activations (s)  from moments (s)  Algorithm 2 (s)  its calls of Algorithm 1  its"
+        " rounds",
         flush=True,
     )
     times, answers = [], {}
@@ -352,7 +390,8 @@ def minimum_bench(width, count):
         times.append((fast, faster + forming / count, plain))
         answers[v] = match
         print(
-            f"{v[0]}{v[1]:<6}{len(match):5}{fast:22.3f}{faster:18.3f}{plain:17.1f}{tried.calls + 1:26}{rounds.calls:12}",
+            f"{v[0]}{v[1]:<6}{len(match):5}{fast:22.3f}{faster:18.3f}{plain:17.1f}"
+            f"{tried.calls + 1:26}{rounds.calls:12}",
             flush=True,
         )
     ratios = sorted(plain / from_moments for _, from_moments, plain in times)
@@ -365,7 +404,8 @@ def minimum_bench(width, count):
     print(f"Forming the moments once: {forming:.2f} s. {every}. The answers agree.", flush=True)
     return [
         Row(
-            f"v-minimum match, {width} + {width}, median of {count}, against Algorithm 2, from moments formed once",
+            f"v-minimum match, {width} + {width}, median of {count}, against Algorithm 2, from"
+            " moments formed once",
             ours,
             slow,
             statistics.median(ratios),
@@ -379,7 +419,8 @@ def minimum_bench(width, count):
             statistics.median(t[2] / t[0] for t in times),
         ),
         Row(
-            f"v-minimum matches of all {len(inside)} neurons, share of the time of Algorithm 2 for the first three drawn",
+            f"v-minimum matches of all {len(inside)} neurons, share of the time of Algorithm 2 for"
+            " the first three drawn",
             seconds + forming,
             three,
             (seconds + forming) / three,
@@ -411,10 +452,13 @@ def matrix_rate(device, n):
 
 
 def device_bench(device, n=4096, m=2048, samples=1_000_000, batch=50_000, size=8192):
-    "Rows for the same calls on a device: each against the time that its multiplications take at the rate of one large matrix product."
+    """Rows for the same calls on a device: each against the time that its multiplications take at
+    the rate of one large matrix product.
+    """
     rate = matrix_rate(device, size)
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
     print(
-        f"\n{torch.cuda.get_device_name(device) if torch.device(device).type == 'cuda' else device}: {rate / 1e12:.2f} million million multiplications a second in float64",
+        f"\n{name}: {rate / 1e12:.2f} million million multiplications a second in float64",
         flush=True,
     )
     moments = synthetic(n, device)
@@ -436,7 +480,8 @@ def device_bench(device, n=4096, m=2048, samples=1_000_000, batch=50_000, size=8
     cubed = 4 / 3 * (2 * n) ** 3  # as chapter Maximum match counts them, with the brackets left out
     rows = [
         Row(
-            f"profile from moments, {n} + {n}, on the device, times its multiplications at the matrix rate",
+            f"profile from moments, {n} + {n}, on the device, times its multiplications at the"
+            " matrix rate",
             seconds,
             cubed / rate,
             seconds / (cubed / rate),
@@ -453,7 +498,8 @@ def device_bench(device, n=4096, m=2048, samples=1_000_000, batch=50_000, size=8
     products = samples * (2 * m) ** 2 / 2
     return rows + [
         Row(
-            f"moments of {samples:,} x ({m} + {m}) on the device, times its multiplications at the matrix rate",
+            f"moments of {samples:,} x ({m} + {m}) on the device, times its multiplications at the"
+            " matrix rate",
             seconds,
             products / rate,
             seconds / (products / rate),
@@ -466,7 +512,10 @@ RECORD = Path(__file__).parent.parent / "nbs" / "bench.json"
 
 def record(tables, machine):
     "Write the tables for the notebooks, with where they come from."
-    digits = lambda value: value and float(f"{value:.3g}")
+
+    def digits(value):
+        return value and float(f"{value:.3g}")
+
     tables = {
         name: [
             {
@@ -499,7 +548,10 @@ def processor():
 
 def here():
     "Where and when this is measured."
-    return f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+    return (
+        f"{processor()}, {torch.get_num_threads()} threads; Python {platform.python_version()},"
+        f" torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+    )
 
 
 if __name__ == "__main__":

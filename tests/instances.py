@@ -1,16 +1,22 @@
-"""Instances that are hard on purpose, and an oracle that knows nothing of submatch: it tries every pair of subsets."""
+"""Instances that are hard on purpose, and an oracle that tries every pair of subsets.
+
+The oracle shares no code with submatch.
+"""
 
 import functools
 import math
 from fractions import Fraction
-from itertools import chain, combinations
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-# Hostile instances: each function makes (X, Y) from a random generator; sizes are small enough for hundreds of Algorithm 1 calls.
+SEEDS = st.integers(0, 10**6)
+
+# Hostile instances: each function makes (X, Y) from a random generator; sizes are small enough for
+# hundreds of calls of Algorithm 1.
 
 
 def gaussian(rng):
@@ -33,32 +39,28 @@ def planted_groups(rng):
     for noise in (0, 0.05, 0.2, 0.5):
         k = rng.integers(1, 4)
         B = rng.normal(size=(50, k))
-        parts.append(
-            (
-                B @ rng.normal(size=(k, k)),
-                B @ rng.normal(size=(k, k)) + noise * rng.normal(size=(50, k)),
-            )
-        )
-    return tuple(rng.permutation(np.concatenate(side, 1), axis=1) for side in zip(*parts))
+        x = B @ rng.normal(size=(k, k))
+        y = B @ rng.normal(size=(k, k)) + noise * rng.normal(size=(50, k))
+        parts.append((x, y))
+    sides = zip(*parts, strict=True)
+    return tuple(rng.permutation(np.concatenate(side, 1), axis=1) for side in sides)
 
 
 def relu_features(rng):
     "ReLU of features that both networks share in part."
     F = rng.normal(size=(60, 8))
-    return tuple(
-        np.maximum(
-            F @ rng.normal(size=(8, n)) + 0.3 * rng.normal(size=(60, n)) + rng.normal(size=n), 0
-        )
-        for n in rng.integers(6, 13, 2)
-    )
+    sides = []
+    for n in rng.integers(6, 13, 2):
+        Z = F @ rng.normal(size=(8, n)) + 0.3 * rng.normal(size=(60, n)) + rng.normal(size=n)
+        sides.append(np.maximum(Z, 0))
+    return tuple(sides)
 
 
 def duplicates(rng):
     "Copies, negative copies and sums of neurons on one side, copies across."
     X, Y = shared_subspace(rng)
-    X = np.concatenate(
-        [X, X[:, rng.integers(0, 9, 3)] * [1, -2, 0.5], X[:, :2].sum(1, keepdims=True)], 1
-    )
+    copies = X[:, rng.integers(0, 9, 3)] * [1, -2, 0.5]
+    X = np.concatenate([X, copies, X[:, :2].sum(1, keepdims=True)], 1)
     return rng.permutation(X, axis=1), np.concatenate([Y, Y[:, :2], X[:, :2]], 1)
 
 
@@ -71,9 +73,8 @@ def dead(rng):
 
 def unequal_widths(rng):
     B = rng.normal(size=(40, 3))
-    return B @ rng.normal(size=(3, 14)) + 0.3 * rng.normal(size=(40, 14)), B[
-        :, :2
-    ] + 0.1 * rng.normal(size=(40, 2))
+    X = B @ rng.normal(size=(3, 14)) + 0.3 * rng.normal(size=(40, 14))
+    return X, B[:, :2] + 0.1 * rng.normal(size=(40, 2))
 
 
 def scales(rng):
@@ -98,10 +99,12 @@ def ill_conditioned(rng):
 def near_duplicates(rng):
     "Pairs of neurons 1e-3 to 1e-9 apart, within a side and across."
     X, Y = planted_groups(rng)
-    near = lambda Z: Z + 10 ** rng.uniform(-9, -3) * rng.normal(size=Z.shape)
-    return np.concatenate([X, near(X[:, :2])], 1), np.concatenate(
-        [Y, near(Y[:, :2]), near(X[:, :1])], 1
-    )
+
+    def near(Z):
+        return Z + 10 ** rng.uniform(-9, -3) * rng.normal(size=Z.shape)
+
+    more_x = np.concatenate([X, near(X[:, :2])], 1)
+    return more_x, np.concatenate([Y, near(Y[:, :2]), near(X[:, :1])], 1)
 
 
 def dependent_near_duplicates(rng):
@@ -115,15 +118,18 @@ def dependent_near_duplicates(rng):
 
 
 def nearly_parallel_spares(rng):
-    "Independent directions, and neurons 1e-5 to 1e-9 from one of them in the plane of two: removing one lets another barely take its place."
+    """Independent directions, and neurons 1e-5 to 1e-9 from one of them in the plane of two.
+
+    Removing one lets another barely take its place.
+    """
     r = rng.integers(2, 5)
     B = np.linalg.qr(rng.normal(size=(12, r + 3)))[0]
 
     def side(n):
-        near = [
-            B[:, rng.integers(r)] + 10 ** rng.uniform(-9, -5) * B[:, rng.integers(r)]
-            for _ in range(n)
-        ]
+        near = []
+        for _ in range(n):
+            one = B[:, rng.integers(r)]
+            near.append(one + 10 ** rng.uniform(-9, -5) * B[:, rng.integers(r)])
         return np.stack([*B[:, :r].T, *near], 1)
 
     X, Y = side(rng.integers(1, 4)), side(rng.integers(1, 4))
@@ -133,9 +139,8 @@ def nearly_parallel_spares(rng):
 def few_samples(rng):
     "As many samples as neurons, or fewer: spans that fill the space."
     d = int(rng.integers(2, 7))
-    return rng.normal(size=(d, rng.integers(d, d + 4))), rng.normal(
-        size=(d, rng.integers(1, d + 4))
-    )
+    X = rng.normal(size=(d, rng.integers(d, d + 4)))
+    return X, rng.normal(size=(d, rng.integers(1, d + 4)))
 
 
 def one_neuron(rng):
@@ -145,10 +150,9 @@ def one_neuron(rng):
 
 def integer_ties(rng):
     "Small integers: residuals as 3/5 and 4/5, many of them equal."
-    return tuple(
-        rng.choice([-4, -3, 0, 0, 0, 3, 4], size=(7, n)).astype(float)
-        for n in rng.integers(1, 7, 2)
-    )
+    sides = rng.integers(1, 7, 2)
+    values = [-4, -3, 0, 0, 0, 3, 4]
+    return tuple(rng.choice(values, size=(7, n)).astype(float) for n in sides)
 
 
 def all_dead_side(rng):
@@ -158,7 +162,8 @@ def all_dead_side(rng):
 
 def constant_channels(rng):
     X, Y = relu_features(rng)
-    X[:, 0], Y[:, -2:] = 5, [1, 7]
+    X[:, 0] = 5
+    Y[:, -2:] = [1, 7]
     return X, Y
 
 
@@ -185,7 +190,8 @@ KINDS = {
     )
 }
 
-# How closely a critical epsilon can be known in float64 where the spans themselves are (nearly) ill-defined.
+# How closely a critical epsilon can be known in float64 where the spans themselves are (nearly)
+# ill-defined.
 CLOSENESS = {
     "ill_conditioned": 1e-4,
     "near_duplicates": 1e-5,
@@ -193,17 +199,25 @@ CLOSENESS = {
     "nearly_parallel_spares": 1e-5,
 }
 
-# Squaring the condition number must cost nothing visible here: where moments say the same as activations.
+# Squaring the condition number must cost nothing visible here: where moments say the same as
+# activations.
 MILD = [kind for kind in KINDS if kind not in CLOSENESS]
 
+# The kinds that mutation testing tries, where it tries some.
+SHARP = ("shared_subspace", "duplicates", "dead", "ill_conditioned", "few_samples")
 
-# Enough kinds to notice a mutant.
-FEW = ("shared_subspace", "duplicates", "dead", "ill_conditioned", "few_samples")
+
+def sharp(kinds):
+    "Kinds as parameters of a test, the sharp ones marked for mutation testing."
+    return [
+        pytest.param(kind, marks=pytest.mark.mutate) if kind in SHARP else kind for kind in kinds
+    ]
 
 
-def marked(kinds, few=FEW):
-    "Kinds for `parametrize`, of which mutants are tried on a few."
-    return [pytest.param(kind, marks=pytest.mark.mutate) if kind in few else kind for kind in kinds]
+def tiers(few, many):
+    "Seeds as parameters of a test: a few by default, the others of many in the long tier."
+    more = [pytest.param(seed, marks=pytest.mark.long) for seed in range(few, many)]
+    return pytest.mark.parametrize("seed", [*range(few), *more])
 
 
 def make(kind, seed):
@@ -211,17 +225,21 @@ def make(kind, seed):
 
 
 def between(breakpoints, closeness):
-    "Epsilons just after, midway and just before each breakpoint, none closer to any than `closeness`."
+    "Epsilons just after, midway and just before each breakpoint, none closer than `closeness`."
     edges = np.concatenate([[0], breakpoints[breakpoints < 1], [1]])
-    for low, high in zip(edges, edges[1:]):
+    for low, high in pairwise(edges):
         if high - low > 3 * closeness:
             yield from (low + closeness, (low + high) / 2, high - closeness)
 
 
 @st.composite
 def integer_layers(draw, most):
-    "Up to `most` neurons a side, of small integers, the second side seeded with copies and sums of the first."
-    d, n_x, n_y = draw(st.integers(1, 5)), draw(st.integers(1, most)), draw(st.integers(1, most))
+    """Up to `most` neurons a side, of small integers.
+
+    The second side is seeded with copies and sums of the first.
+    """
+    d = draw(st.integers(1, 5))
+    n_x, n_y = draw(st.integers(1, most)), draw(st.integers(1, most))
     X = draw(arrays(np.int64, (d, n_x), elements=st.integers(-2, 2)))
     Y = draw(arrays(np.int64, (d, n_y), elements=st.integers(-2, 2)))
     mix = draw(arrays(np.int64, (n_x, n_y), elements=st.sampled_from([0, 0, 0, 1, -1])))
@@ -233,14 +251,12 @@ def integer_layers(draw, most):
 
 def subsets(items):
     items = list(items)
-    return [
-        frozenset(s)
-        for s in chain.from_iterable(combinations(items, k) for k in range(len(items) + 1))
-    ]
+    chosen = (combinations(items, k) for k in range(len(items) + 1))
+    return [frozenset(s) for s in chain.from_iterable(chosen)]
 
 
 def dot(a, b):
-    return sum(p * q for p, q in zip(a, b))
+    return sum(p * q for p, q in zip(a, b, strict=True))
 
 
 @functools.lru_cache(2**16)
@@ -251,7 +267,7 @@ def orthogonal(span):
     basis, z = orthogonal(span[:-1]), span[-1]
     scale = math.lcm(*(dot(q, q) for q in basis))
     shares = [scale // dot(q, q) * dot(z, q) for q in basis]
-    rest = [scale * e - dot(shares, column) for e, *column in zip(z, *basis)]
+    rest = [scale * e - dot(shares, column) for e, *column in zip(z, *basis, strict=True)]
     return (*basis, tuple(e // math.gcd(*rest) for e in rest)) if any(rest) else basis
 
 
@@ -260,12 +276,15 @@ def span_of_integers(Z):
 
 
 def exact_residual2(z, span):
-    "Squared relative residual of an integer vector on integer vectors, as a fraction; 0 for a dead one."
-    return (
-        1 - sum(Fraction(dot(z, q) ** 2, dot(q, q) * dot(z, z)) for q in orthogonal(tuple(span)))
-        if any(z)
-        else Fraction(0)
-    )
+    """Squared relative residual of an integer vector on integer vectors, as a fraction.
+
+    0 for a dead one.
+    """
+    if not any(z):
+        return Fraction(0)
+    square = dot(z, z)
+    basis = orthogonal(tuple(span))
+    return 1 - sum(Fraction(dot(z, q) ** 2, dot(q, q) * square) for q in basis)
 
 
 def float_residual2(z, span):
@@ -282,52 +301,63 @@ def float_residual2(z, span):
     return float(((rest - U @ (U.T @ rest)) ** 2).sum())
 
 
+def sine(A, B):
+    "Of the smallest angle between the spans of orthonormal columns."
+    return np.linalg.svd(A - B @ (B.T @ A), compute_uv=False)[-1]
+
+
+def cosine(A, B):
+    "Of the smallest angle between the spans of orthonormal columns."
+    return np.linalg.svd(B.T @ A, compute_uv=False)[0]
+
+
 def smallest_angle(Z):
-    "Smallest angle between the spans of any two disjoint non-empty blocks of integer columns; pi/2 where there is only one, 0 where they are dependent."
+    """Smallest angle between the spans of any two disjoint non-empty blocks of integer columns.
+
+    pi/2 where there is only one column, 0 where they are dependent.
+    """
     n = Z.shape[1]
     if len(span_of_integers(Z)) < n:
         return 0.0
-    span = {
-        S: np.linalg.qr(Z[:, sorted(S)] / np.linalg.norm(Z[:, sorted(S)], axis=0))[0]
-        for S in subsets(range(n))
-        if S
-    }
-    sines = lambda A, B: np.linalg.svd(A - B @ (B.T @ A), compute_uv=False)
-    cosines = lambda A, B: np.linalg.svd(B.T @ A, compute_uv=False)
-    return min(
-        (
-            np.arctan2(sines(span[S], span[T])[-1], cosines(span[S], span[T])[0])
-            for S in span
-            for T in span
-            if not S & T and min(S) < min(T)
-        ),
-        default=np.pi / 2,
-    )
+    span = {}
+    for S in subsets(range(n)):
+        if S:
+            block = Z[:, sorted(S)]
+            span[S] = np.linalg.qr(block / np.linalg.norm(block, axis=0))[0]
+    angles = [np.pi / 2]
+    for S, T in combinations(span, 2):
+        if not S & T:
+            A, B = (span[S], span[T]) if min(S) < min(T) else (span[T], span[S])
+            angles.append(np.arctan2(sine(A, B), cosine(A, B)))
+    return min(angles)
 
 
 class Oracle:
-    "Every pair of subsets of a small instance, with its largest squared residual; dead neurons are in no match, or literally in any."
+    """Every pair of subsets of a small instance, with its largest squared residual.
+
+    Dead neurons are in no match, or literally in any.
+    """
 
     def __init__(self, X, Y, residual2, dead="exclude"):
         self.layers = X, Y
-        self.columns = columns = {
-            (s, i): tuple(z.tolist()) if residual2 is exact_residual2 else z
-            for s, Z in zip("xy", (X, Y))
-            for i, z in enumerate(Z.T)
-        }
-        use = [v for v, z in columns.items() if np.any(z) or dead == "literal"]
-        self.neurons = list(columns)
-        sides = [subsets(v for v in use if v[0] == s) for s in "xy"]
-        self.r2 = r2 = {
-            (v, S): residual2(columns[v], [columns[u] for u in sorted(S)])
-            for v in use
-            for S in sides[v[0] == "x"]
-        }
-        self.level = {
-            A | B: max([r2[v, B] for v in A] + [r2[v, A] for v in B], default=0)
-            for A in sides[0]
-            for B in sides[1]
-        }
+        self.columns = {}
+        for side, Z in zip("xy", (X, Y), strict=True):
+            for i, z in enumerate(Z.T):
+                exact = residual2 is exact_residual2
+                self.columns[side, i] = tuple(z.tolist()) if exact else z
+        self.neurons = list(self.columns)
+        use = [v for v, z in self.columns.items() if np.any(z) or dead == "literal"]
+        of_x, of_y = (subsets(v for v in use if v[0] == side) for side in "xy")
+        self.r2 = {}
+        for v in use:
+            for S in of_y if v[0] == "x" else of_x:
+                span = [self.columns[u] for u in sorted(S)]
+                self.r2[v, S] = residual2(self.columns[v], span)
+        self.level = {}
+        for A in of_x:
+            for B in of_y:
+                residuals = [self.r2[v, B] for v in A] + [self.r2[v, A] for v in B]
+                self.level[A | B] = max(residuals, default=0)
 
     def matches(self, epsilon2):
         return [M for M, r2 in self.level.items() if r2 <= epsilon2]
@@ -339,7 +369,8 @@ class Oracle:
         return min((r2 for M, r2 in self.level.items() if v in M), default=None)
 
     def breakpoints2(self):
-        return sorted({c for v in self.neurons if (c := self.critical2(v)) is not None and c < 1})
+        critical = {self.critical2(v) for v in self.neurons} - {None}
+        return sorted(c for c in critical if c < 1)
 
     def minimal(self, v, epsilon2):
         "All v-minimum matches."
@@ -349,11 +380,19 @@ class Oracle:
     def simple(self, epsilon2):
         "All simple matches, by their own definition: not the union of the matches strictly inside."
         matches = [M for M in self.matches(epsilon2) if M]
-        return {M for M in matches if frozenset().union(*(N for N in matches if N < M)) != M}
+        simple = set()
+        for M in matches:
+            smaller = [N for N in matches if N < M]
+            if frozenset().union(*smaller) != M:
+                simple.add(M)
+        return simple
 
 
 def split(M):
-    return [[i for s, i in sorted(M) if s == side] for side in "xy"]
+    "The indices of the neurons of either side."
+    x = [i for side, i in sorted(M) if side == "x"]
+    y = [i for side, i in sorted(M) if side == "y"]
+    return x, y
 
 
 def neurons(match):

@@ -1,4 +1,6 @@
-"""The commands as a user gives them: the demo in a process of its own, training and comparing on a folder of images, and what goes wrong."""
+"""The commands as a user gives them: the demo in a process of its own, training and comparing on a
+folder of images, and what goes wrong.
+"""
 
 import io
 import re
@@ -10,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import once
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from conftest import once
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons, compare
+from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.maximum import algorithm_1
 from submatch_nb.networks import build, load_checkpoint, load_data, settle_norms
-from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.neurons import residuals
 from submatch_nb.simple import simple_matches
 
@@ -56,14 +58,18 @@ def table(demo):
 
 
 def activations(model):
-    "Every ReLU's output on the 1,797 digits as a matrix, by hooks and a reading of the images of our own."
+    """Every ReLU's output on the 1,797 digits as a matrix, by hooks and a reading of the images of
+    our own.
+    """
     x = torch.from_numpy(load_digits().images[:, None].astype("float32") / 16 - 0.305) / 0.376
     found = {}
-    hook = lambda name: (
-        lambda module, inputs, output: found.update(
-            {name: output.movedim(1, -1).reshape(-1, output.shape[1]).double().numpy()}
-        )
-    )
+
+    def hook(name):
+        def keep(module, inputs, output):
+            found[name] = output.movedim(1, -1).reshape(-1, output.shape[1]).double().numpy()
+
+        return keep
+
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ReLU):
             module.register_forward_hook(hook(name))
@@ -191,7 +197,9 @@ def test_demo_again_trains_nothing(demo, capsys, monkeypatch):
     before = {p.name: p.read_bytes() for p in out.glob("*seed*")}
     table, threads = (out / "table.csv").read_bytes(), torch.get_num_threads()
     torch.set_num_threads(2)
-    monkeypatch.setattr("submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again")
+    )
     assert main(["demo", "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("was trained already") == 2
     assert {p.name: p.read_bytes() for p in out.glob("*seed*")} == before and (
@@ -230,7 +238,9 @@ def test_a_network_with_itself(demo, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    "Two classes of 8 x 8 pictures that a network can tell apart: brighter on the left, or on the right."
+    """Two classes of 8 x 8 pictures that a network can tell apart: brighter on the left, or on the
+    right.
+    """
     root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for part, n in (("train", 40), ("test", 30)):
         for c, name in enumerate(("left", "right")):
@@ -247,7 +257,8 @@ def trained(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("trained")
     assert (
         main(
-            f"train --data {folder} --arch digits-vgg --seeds 3 8 --epochs 3 --rate 0.02 --batch 16 --out {out}".split()
+            f"train --data {folder} --arch digits-vgg --seeds 3 8 --epochs 3 --rate 0.02 --batch 16"
+            f" --out {out}".split()
         )
         == 0
     )
@@ -766,7 +777,9 @@ def test_errors_are_one_line(line, message, files, folder, capsys):
 
 
 def test_unwritable_folder_is_noticed_before_training(files, monkeypatch):
-    monkeypatch.setattr("submatch_nb.engine.commands.train", lambda *args: pytest.fail("trained before"))
+    monkeypatch.setattr(
+        "submatch_nb.engine.commands.train", lambda *args: pytest.fail("trained before")
+    )
     for command in ("demo", "train"):
         assert main([command, "--out", str(files["tmp"] / "taken")]) == 2
 
@@ -776,7 +789,8 @@ def test_checkpoint_of_another_run(files, trained, folder, capsys):
     before = Path(trained[0]).read_bytes()
     assert (
         main(
-            f"train --data {folder} --arch digits-vgg --seeds 3 --epochs 4 --rate 0.02 --batch 16 --out {out}".split()
+            f"train --data {folder} --arch digits-vgg --seeds 3 --epochs 4 --rate 0.02 --batch 16"
+            f" --out {out}".split()
         )
         == 2
     )

@@ -640,7 +640,9 @@ def test_finished_is_not_trained_again(digits, straight, tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False)
     stamp, written = path.stat().st_mtime_ns, path.read_bytes()
-    monkeypatch.setattr("submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again")
+    )
     assert same(
         train("digits-vgg", digits, seed=3, path=path, recipe=QUICK, progress=False).model,
         straight.model,
@@ -744,7 +746,9 @@ def test_other_architecture(digits, tmp_path):
 
 def test_unwritable_path_is_noticed_before_training(digits, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained before"))
+    monkeypatch.setattr(
+        "submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained before")
+    )
     with pytest.raises(OSError, match="cannot write"):
         train("digits-vgg", digits, path=tmp_path / "file" / "a.safetensors", progress=False)
 
@@ -780,7 +784,9 @@ def test_weights_that_diverge_in_the_last_step_are_not_saved(digits, tmp_path, m
 def test_a_last_batch_of_one_joins_the_one_before(digits, monkeypatch):
     "Batch norm refuses a single image where a channel has one position, as in the last stage of a ResNet on 8 x 8."
     few, sizes = [replace(d, pixels=d.pixels[:9], labels=d.labels[:9]) for d in digits], []
-    monkeypatch.setattr("submatch_nb.engine.images.jitter", lambda x, *rest: sizes.append(len(x)) or x)
+    monkeypatch.setattr(
+        "submatch_nb.engine.images.jitter", lambda x, *rest: sizes.append(len(x)) or x
+    )
     train("resnet18", few, recipe=Recipe(1, 0.01, 4), width=1 / 16, progress=False)
     train("digits-mlp", few, recipe=Recipe(1, 0.01, 3), progress=False)
     assert sizes == [4, 5, 3, 3, 3]

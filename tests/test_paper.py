@@ -1,4 +1,6 @@
-"""The paper's experiments in small: a config from end to end, killed and continued, and what is wrong in a config, a folder, a network."""
+"""The paper's experiments in small: a config from end to end, killed and continued, and what is
+wrong in a config, a folder, a network.
+"""
 
 import json
 import shutil
@@ -21,7 +23,6 @@ from submatch_nb.engine.configs import configs, load_config
 from submatch_nb.engine.experiments import (
     Run,
     load_member,
-    match_pair,
     renormalise,
     simple_sizes,
 )
@@ -37,7 +38,6 @@ from submatch_nb.paper import (
     plot_heat,
     plot_similarity,
     plot_simple,
-    plot_width,
     summary,
 )
 from submatch_nb.simple import simple_matches
@@ -74,7 +74,9 @@ def straight(toy, tmp_path_factory):
 
 
 def kept(out):
-    "What is in every file that must not depend on when a run was interrupted: all numbers, to the last bit."
+    """What is in every file that must not depend on when a run was interrupted: all numbers, to the
+    last bit.
+    """
     found = {}
     for p in (
         p
@@ -145,7 +147,9 @@ def test_results_are_what_compare_gives(straight):
 
 
 def test_untrained_networks_have_the_statistics_of_the_images(toy):
-    "Batch norm of an untrained network, from one batch of all images; the same again, whatever was drawn before; the trained keep theirs, and a network without batch norm is as it was."
+    """Batch norm of an untrained network, from one batch of all images; the same again, whatever
+    was drawn before; the trained keep theirs, and a network without batch norm is as it was.
+    """
     run, images = (
         Run(load_config(toy), Path("nowhere"), "digits", "cpu"),
         load_data("digits", "test"),
@@ -218,7 +222,7 @@ def test_simple_sizes_are_those_of_simple_matches(straight):
             and rows["count"].iloc[0] == len(plain)
             and rows.largest.iloc[0] == max(map(len, plain), default=0)
         )
-        both = {m for m in simple_matches(held.moments[layer], epsilon=e, orders=2)}
+        both = set(simple_matches(held.moments[layer], epsilon=e, orders=2))
         assert max(rows["count"]) <= len(both) <= sum(rows["count"])
     drawn = simple_sizes(held.moments["fc1.relu"], 0.5, 1, most=5)
     everything = simple_sizes(held.moments["fc1.relu"], 0.5, 1)
@@ -270,7 +274,9 @@ def test_provenance(straight):
 
 
 def test_killed_and_continued(toy, straight, tmp_path):
-    "A real second process with two workers, ended by SIGKILL while it trains, and again while it collects; its workers go too, and the same command gives what the uninterrupted run gave."
+    """A real second process with two workers, ended by SIGKILL while it trains, and again while it
+    collects; its workers go too, and the same command gives what the uninterrupted run gave.
+    """
     out = tmp_path / "run"
     command = [
         sys.executable,
@@ -326,9 +332,12 @@ def test_nothing_is_made_twice(toy, straight, monkeypatch, capsys):
         for folder in ("networks", "moments")
         for p in (straight / folder).iterdir()
     }
-    monkeypatch.setattr("submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again"))
     monkeypatch.setattr(
-        "submatch_nb.engine.experiments.collect_all", lambda *args, **kwargs: pytest.fail("collected again")
+        "submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again")
+    )
+    monkeypatch.setattr(
+        "submatch_nb.engine.experiments.collect_all",
+        lambda *args, **kwargs: pytest.fail("collected again"),
     )
     monkeypatch.setattr(
         "submatch_nb.engine.experiments.simple_sizes", lambda *args: pytest.fail("matched again")
@@ -442,7 +451,10 @@ def test_folder_of_another_config(straight, toy, tmp_path):
     other.write_text(TOY.replace("epochs = 4", "epochs = 5"))
     with pytest.raises(
         ValueError,
-        match=r"holds results of another config \(config.networks.0.epochs: 4, not 5\): choose another folder",
+        match=(
+            r"holds results of another config \(config.networks.0.epochs: 4, not 5\): choose"
+            r" another folder"
+        ),
     ):
         reproduce(other, straight, workers=1)
     other.write_text(TOY.replace('about = "a test"', 'about = "other words"'))
@@ -558,7 +570,9 @@ def photographs(folder, n=6):
 
 @pytest.mark.filterwarnings("ignore:layer .* span all of")
 def test_weights_of_others(tmp_path):
-    "The route of paper-imagenet: a folder of larger images, torchvision's architectures, weights from files."
+    """The route of paper-imagenet: a folder of larger images, torchvision's architectures, weights
+    from files.
+    """
     photographs(tmp_path / "imagenet")
     for name in ("squeezenet1_1", "resnet18"):
         for seed in (5, 6):
@@ -570,7 +584,9 @@ def test_weights_of_others(tmp_path):
     config.write_text(
         "samples = 50\nneurons = 2\nepsilon = [0.3]\n"
         + "".join(
-            f'[[networks]]\narchitecture = "torchvision/{name}"\nweights = {json.dumps([str(tmp_path / f"{name}-{seed}.pth") for seed in (5, 6)])}\nlayers = "{layers}"\n'
+            f'[[networks]]\narchitecture = "torchvision/{name}"\nweights ='
+            f" {json.dumps([str(tmp_path / f'{name}-{seed}.pth') for seed in (5, 6)])}\nlayers ="
+            f' "{layers}"\n'
             for name, layers in (("squeezenet1_1", "features.3"), ("resnet18", "layer4"))
         )
     )
@@ -602,23 +618,30 @@ def test_weights_of_others(tmp_path):
         reproduce(config, tmp_path / "other", tmp_path / "imagenet", workers=1)
     with pytest.raises(
         ValueError,
-        match="resnet50 has no weights, and there is no file, 'IMAGENET1K_V3' .did you mean 'IMAGENET1K_V[12]'",
+        match=(
+            "resnet50 has no weights, and there is no file, 'IMAGENET1K_V3' .did you mean"
+            " 'IMAGENET1K_V[12]'"
+        ),
     ):
         config.write_text(
-            '[[networks]]\narchitecture = "torchvision/resnet50"\nweights = ["IMAGENET1K_V3", "IMAGENET1K_V4"]'
+            '[[networks]]\narchitecture = "torchvision/resnet50"\nweights = ["IMAGENET1K_V3",'
+            ' "IMAGENET1K_V4"]'
         )
         reproduce(config, tmp_path / "third", tmp_path / "imagenet", workers=1)
 
 
 def test_weights_for_our_own_architectures(tmp_path):
-    "Width, classes and shape are those of the config and the images; what does not fit, or is none, is named; and a file that was written anew is noticed."
+    """Width, classes and shape are those of the config and the images; what does not fit, or is
+    none, is named; and a file that was written anew is noticed.
+    """
     for seed in (5, 6):
         torch.save(build("digits-mlp", 10, seed, 0.25).state_dict(), tmp_path / f"mlp-{seed}.pth")
     config, out = tmp_path / "own.toml", tmp_path / "run"
 
     def write(architecture="digits-mlp", width=0.25, names=("mlp-5.pth", "mlp-6.pth")):
         config.write_text(
-            f'data = "digits"\n[[networks]]\narchitecture = "{architecture}"\nwidth = {width}\nweights = {json.dumps([str(tmp_path / name) for name in names])}'
+            f'data = "digits"\n[[networks]]\narchitecture = "{architecture}"\nwidth ='
+            f" {width}\nweights = {json.dumps([str(tmp_path / name) for name in names])}"
         )
 
     write()
@@ -635,7 +658,10 @@ def test_weights_for_our_own_architectures(tmp_path):
     write(width=0.5)
     with pytest.raises(
         ValueError,
-        match="mlp-5.pth does not fit digits-mlp .*size mismatch.*give the architecture, width and images",
+        match=(
+            "mlp-5.pth does not fit digits-mlp .*size mismatch.*give the architecture, width and"
+            " images"
+        ),
     ):
         reproduce(config, tmp_path / "other", workers=1)
     (tmp_path / "junk.pth").write_text("no weights")
@@ -652,7 +678,10 @@ def test_weights_for_our_own_architectures(tmp_path):
     torch.save(build("digits-mlp", 10, 7, 0.25).state_dict(), tmp_path / "mlp-6.pth")
     with pytest.raises(
         ValueError,
-        match="another config .weights..*mlp-6.pth: [0-9a-f]{16}, not [0-9a-f]{16}.: choose another folder",
+        match=(
+            "another config .weights..*mlp-6.pth: [0-9a-f]{16}, not [0-9a-f]{16}.: choose another"
+            " folder"
+        ),
     ):
         reproduce(config, out, workers=1)
     mark = json.loads((out / "config.json").read_text())
@@ -678,7 +707,15 @@ def test_images_are_normalised_as_the_weights_want():
 
 
 def test_configs_are_what_they_say():
-    assert configs() == ["digits", "full", "half", "laptop", "paper-cifar", "paper-imagenet", "width"]
+    assert configs() == [
+        "digits",
+        "full",
+        "half",
+        "laptop",
+        "paper-cifar",
+        "paper-imagenet",
+        "width",
+    ]
     loaded = {name: load_config(name) for name in configs()}
     assert all(c.epsilon == EPSILONS and c.about and c.name == name for name, c in loaded.items())
     paper = loaded["paper-cifar"]

@@ -152,7 +152,7 @@ PROGRAM = textwrap.dedent("""
     handle.remove()
     (out / f"{size}.seen.{rank}").write_text(str(len(seen)))
     dist.destroy_process_group()
-""")
+""")  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +294,21 @@ def trained(tmp_path_factory):
         2,
         "-m",
         "submatch_nb",
-        *["train", "--data", "digits", "--arch", "digits-mlp", "--seeds", "0", "1", "2", "--epochs", "2", "--out", "runs"],
+        *[
+            "train",
+            "--data",
+            "digits",
+            "--arch",
+            "digits-mlp",
+            "--seeds",
+            "0",
+            "1",
+            "2",
+            "--epochs",
+            "2",
+            "--out",
+            "runs",
+        ],
         cwd=out,
     )
     assert run.returncode == 0, run.stderr

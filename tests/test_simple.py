@@ -1,10 +1,12 @@
-"""v-minimum and simple matches against enumeration, against Algorithm 2 with the same order, and against one another."""
+"""v-minimum and simple matches against enumeration, against Algorithm 2 with the same order, and
+against one another.
+"""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
-
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from instances import (
     CLOSENESS,
     KINDS,
@@ -17,14 +19,16 @@ from instances import (
     make,
     neurons,
 )
-from submatch_nb.engine import peel as engine_peel, search as engine_search
-from submatch_nb.match import Match, is_match
-from submatch_nb.engine.peel import start
-from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
+
+from submatch_nb.engine import peel as engine_peel
+from submatch_nb.engine import search as engine_search
 from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.moments import Moments
-from submatch_nb.neurons import digits_layers
+from submatch_nb.engine.peel import start
 from submatch_nb.engine.search import needs
+from submatch_nb.match import Match, is_match
+from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
+from submatch_nb.neurons import digits_layers
 from submatch_nb.simple import algorithm_2, is_unique, minimum_match, simple_matches
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
@@ -151,7 +155,9 @@ def test_search_is_algorithm_2_in_the_same_order(kind, seed):
 
 
 def test_algorithm_2_tells_what_it_tries():
-    "Every neuron that is still there, in order, but v; whether it could be dropped; and the match after that."
+    """Every neuron that is still there, in order, but v; whether it could be dropped; and the match
+    after that.
+    """
     X, Y = make("planted_groups", 0)
     n, v = X.shape[1] + Y.shape[1], list(maximum_match(X, Y, 0.3))[2]
     order, left, dropped = np.random.default_rng(0).permutation(n), maximum_match(X, Y, 0.3), []
@@ -185,7 +191,9 @@ def test_algorithm_2_tells_what_it_tries():
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_search_with_hardly_anything_pending(kind, settings_, monkeypatch):
-    "Rows settle within trials and between them, dead ones are dropped at once, states are factored afresh: the answer stays Algorithm 2's."
+    """Rows settle within trials and between them, dead ones are dropped at once, states are
+    factored afresh: the answer stays Algorithm 2's.
+    """
     for name, value in settings_.items():
         monkeypatch.setattr(engine_peel, name, value)
     X, Y = make(kind, 4)
@@ -315,7 +323,10 @@ def test_invariances(kind):
     rng, (n_x, n_y) = np.random.default_rng(1), (X.shape[1], Y.shape[1])
     order, p, q = rng.permutation(n_x + n_y), rng.permutation(n_x), rng.permutation(n_y)
     back_x, back_y = np.argsort(p), np.argsort(q)
-    scale = lambda n: rng.choice([-1, 1], n) * 10 ** rng.uniform(-6, 6, n)
+
+    def scale(n):
+        return rng.choice([-1, 1], n) * 10 ** rng.uniform(-6, 6, n)
+
     rotation = np.linalg.qr(rng.normal(size=(len(X),) * 2))[0]
     for epsilon in some_epsilons(X, Y, 1e-6):
         v = list(maximum_match(X, Y, epsilon))[0]
@@ -364,7 +375,8 @@ def test_simple_matches_are_a_sequence():
     sizes = [len(m) for m in every]
     assert (
         repr(every)
-        == f"SimpleMatches({len(sizes)} distinct for {len(every.neurons)} neurons at epsilon 0.3, median size {np.median(sizes):g})"
+        == f"SimpleMatches({len(sizes)} distinct for {len(every.neurons)} neurons at epsilon 0.3,"
+        f" median size {np.median(sizes):g})"
     )
 
 
@@ -418,12 +430,18 @@ def test_a_neuron_in_no_match(f):
     for side, first in (("x", (A, Y)), ("y", (Y, A))):
         with pytest.raises(
             ValueError,
-            match=rf"^\('{side}', {lone[1]}\) is in no match at epsilon = 0.3: its critical epsilon, which epsilon_profile gives, is larger$",
+            match=(
+                rf"^\('{side}', {lone[1]}\) is in no match at epsilon = 0.3: its critical epsilon,"
+                r" which epsilon_profile gives, is larger$"
+            ),
         ):
             f(*first, (side, lone[1]), 0.3)
         with pytest.raises(
             ValueError,
-            match=rf"^\('{side}', {dead[1]}\) is in no match at epsilon = 0.3: it is dead, 0 on every sample$",
+            match=(
+                rf"^\('{side}', {dead[1]}\) is in no match at epsilon = 0.3: it is dead, 0 on every"
+                r" sample$"
+            ),
         ):
             f(*first, (side, dead[1]), 0.3)
     with pytest.raises(
@@ -501,7 +519,7 @@ def test_seeds_are_reproducible_and_matter():
     for same in (order.tolist(), torch.as_tensor(order), order.astype(np.int32)):
         assert minimum_match(A, B, v, 0.3, same) == minimum_match(A, B, v, 0.3, order)
     assert any(
-        len(set(minimum_match(A, B, u, 0.3, seed) for seed in range(8))) > 1
+        len({minimum_match(A, B, u, 0.3, seed) for seed in range(8)}) > 1
         for u in maximum_match(A, B, 0.3)
     )
 

@@ -1,4 +1,6 @@
-"""Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive search: on hostile instances and bad input."""
+"""Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive
+search: on hostile instances and bad input.
+"""
 
 import math
 import re
@@ -10,15 +12,14 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from instances import KINDS, MILD, Oracle, between, float_residual2, make, neurons
 from scipy.linalg import subspace_angles
 from tqdm import auto as tqdm_auto
 
-from instances import KINDS, MILD, Oracle, between, float_residual2, make, neurons
 from submatch_nb import (
     Moments,
-    simple,
-    structure,
     are_unique,
     exact_simple_matches,
     independence_angle,
@@ -28,10 +29,10 @@ from submatch_nb import (
     simple_matches,
 )
 from submatch_nb.engine import search
-from submatch_nb.maximum import epsilon_profile
 from submatch_nb.engine.inputs import SubmatchWarning
-from submatch_nb.neurons import residuals
 from submatch_nb.engine.search import EXHAUSTIVE
+from submatch_nb.maximum import epsilon_profile
+from submatch_nb.neurons import residuals
 from submatch_nb.structure import (
     dependency_graph,
     intersection_factor,
@@ -42,11 +43,16 @@ from submatch_nb.structure import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
-COEFFICIENTS = "exact simple matches are read off coefficients, which are unique only if the matched neurons of each network are linearly independent"
+COEFFICIENTS = (
+    "exact simple matches are read off coefficients, which are unique only if the matched neurons"
+    " of each network are linearly independent"
+)
 
 
 def layered(seed, n=8, d=40):
-    "Independent neurons with a planted exact match: each y is a sparse mixture of x's, in shuffled order; a few neurons match nothing."
+    """Independent neurons with a planted exact match: each y is a sparse mixture of x's, in
+    shuffled order; a few neurons match nothing.
+    """
     rng = np.random.default_rng(seed)
     k = int(rng.integers(1, n + 1))
     mix = np.triu(rng.choice([0, 0, 0, 1, -2], (k, k)), 1) + np.eye(k)
@@ -103,7 +109,10 @@ def test_dependent_neurons_are_named(moments, side, names):
     first = (Moments(X, Y),) if moments else (X, Y)
     with pytest.raises(
         ValueError,
-        match=rf"^{COEFFICIENTS}: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched neurons of {side}.*simple_matches\(X, Y, 0\)",
+        match=(
+            rf"^{COEFFICIENTS}: {side}{names} is only \d\.\de-\d+ of its length away .* 2 matched"
+            rf" neurons of {side}.*simple_matches\(X, Y, 0\)"
+        ),
     ):
         exact_simple_matches(*first)
     apart = (
@@ -196,14 +205,19 @@ def test_angles_that_are_known():
 def test_what_has_no_angle():
     with pytest.raises(
         ValueError,
-        match="^X: every neuron is dead, 0 on every sample, and theta-strong independence is about non-zero vectors$",
+        match=(
+            "^X: every neuron is dead, 0 on every sample, and theta-strong independence is about"
+            " non-zero vectors$"
+        ),
     ):
         independence_angle(np.zeros((4, 2)))
     with pytest.raises(TypeError, match="not an array of activations"):
         independence_angle(0.3)
     with pytest.raises(
         TypeError,
-        match="^X holds moments of two networks: an angle is certified from the activations of one$",
+        match=(
+            "^X holds moments of two networks: an angle is certified from the activations of one$"
+        ),
     ):
         independence_angle(Moments(np.eye(3), np.eye(3)))
     for theta in (-0.1, 2, np.nan):
@@ -366,9 +380,11 @@ def test_the_error_names_a_neuron_that_depends_on_others(m):
 
 
 def test_the_error_says_how_near_and_what_counts_as_0():
-    "x3 = x4 within what counts as 0, which no other neuron is near; x0 and x1 are nearer to each other than any coefficient needs to be known, and independent."
+    """x3 = x4 within what counts as 0, which no other neuron is near; x0 and x1 are nearer to each
+    other than any coefficient needs to be known, and independent.
+    """
     rng, e = np.random.default_rng(0), np.eye(9)
-    for near, far, given in (
+    for near, far, handed in (
         (5e-12, 1e-9, lambda *both: both),
         (5e-7, 2e-5, lambda *both: (Moments(*both),)),
     ):
@@ -376,7 +392,7 @@ def test_the_error_says_how_near_and_what_counts_as_0():
             rng.uniform(1, 9, 6)
         )
         with pytest.raises(ValueError, match=COEFFICIENTS) as error:
-            exact_simple_matches(*given(X, X[:, ::-1]))
+            exact_simple_matches(*handed(X, X[:, ::-1]))
         named, length, zero = re.search(
             r": ([xy]\d) is only (\S+) of its length away .* up to (\S+) counts as 0",
             str(error.value),

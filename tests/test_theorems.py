@@ -1,6 +1,8 @@
-"""Every statement of the theory, on small instances where it says something, against every pair of subsets in exact arithmetic.
+"""Every statement of the theory, on small instances where it says something, against every pair of
+subsets in exact arithmetic.
 
-Each test checks the statement itself on the enumeration, and that the library obeys it. `--long` tries ten times as many instances.
+Each test checks the statement itself on the enumeration, and that the library obeys it. `--long`
+tries ten times as many instances.
 """
 
 import json
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from instances import neurons, orthogonal, smallest_angle, span_of_integers, split
+from theorems import FILE, FIXED, RECORD, STATEMENTS, given_of, layers, statement, write_record
+
 from submatch_nb.match import Match, is_match
 from submatch_nb.maximum import algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.neurons import chance_epsilon, residuals
@@ -25,7 +28,6 @@ from submatch_nb.structure import (
     intersection_factor,
     necessary,
 )
-from theorems import FIXED, FILE, RECORD, STATEMENTS, given_of, layers, statement, write_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 PAPER = "Wang et al. 2018"
@@ -112,7 +114,7 @@ def test_closed_under_union(case):
     examples=3.5,
 )
 def test_maximum_is_the_union_of_all_matches(case):
-    assert case.maximum in case.matches and all(M <= case.maximum for M in case.matches)
+    assert case.maximum in case.matches and all(case.maximum >= M for M in case.matches)
     assert neurons(algorithm_1(case.X, case.Y, case.epsilon)) == case.maximum
     for first in case.given:
         match = maximum_match(*first, epsilon=case.epsilon)
@@ -207,7 +209,7 @@ def plain_algorithm_2(case, v):
     for u in case.ordered:
         if u == v or u not in match:
             continue
-        smaller = union(M for M in case.matches if M <= match - {u})
+        smaller = union(M for M in case.matches if match - {u} >= M)
         dropped, kept = dropped + (v in smaller), kept + (v not in smaller)
         if v in smaller:
             match = smaller
@@ -277,7 +279,9 @@ def factor(X, Y):
 
 
 def stable(oracle, levels):
-    "The squared epsilons above 0 at which no pair of subsets is a match at (2/sin theta + 1) epsilon, below 1, without being one at epsilon."
+    """The squared epsilons above 0 at which no pair of subsets is a match at (2/sin theta + 1)
+    epsilon, below 1, without being one at epsilon.
+    """
     f2 = factor(*oracle.layers) ** 2
     return [
         r2
@@ -303,7 +307,9 @@ def not_closed(oracle, levels):
 
 
 def arrows(case):
-    "v -> the neurons without which v would not lie in the span of the other side's matched neurons: where its unique coefficients are not 0."
+    """v -> the neurons without which v would not lie in the span of the other side's matched
+    neurons: where its unique coefficients are not 0.
+    """
     side = {s: frozenset(v for v in case.maximum if v[0] == s) for s in "xy"}
     return {
         v: {
@@ -396,7 +402,8 @@ def test_nearly_closed_under_intersection(case):
     "Unique where stable",
     f"{PAPER}, corollary",
     STRUCTURE,
-    "stable at an epsilon above 0, at which some match is not exact and some v-minimum match is not the maximum match",
+    "stable at an epsilon above 0, at which some match is not exact and some v-minimum match is not"
+    " the maximum match",
     layers(
         scales=(60, 90),
         mixing=SPARSE,
@@ -415,7 +422,7 @@ def test_unique_where_stable(case):
     for first in case.given:
         assert all(are_unique(*first, epsilon=case.epsilon).values())
     return any(case.oracle.level[M] for M in case.matches) and any(
-        M < case.maximum for M in case.oracle.simple(case.e2)
+        case.maximum > M for M in case.oracle.simple(case.e2)
     )
 
 
@@ -457,7 +464,7 @@ def test_uniqueness(case):
         assert (
             (minimal == {needs[v]})
             == (len(minimal) == 1)
-            == (v in union(M for M in case.matches if M <= needs[v]))
+            == (v in union(M for M in case.matches if needs[v] >= M))
         )
         unique[v] = len(minimal) == 1
     for first in case.given:
@@ -511,7 +518,9 @@ MARGIN = math.sqrt(
     "Gaussian chance level", "ours", NEURONS, "the neurons span neither nothing nor everything"
 )
 def test_chance_level(case):
-    "On a span of n dimensions in R^d, the squared residual of Gaussian neurons is 1 - n/d on average."
+    """On a span of n dimensions in R^d, the squared residual of Gaussian neurons is 1 - n/d on
+    average.
+    """
     said, rng = False, np.random.default_rng(zlib.crc32(repr(case.key).encode()))
     for Z in (case.X, case.Y):
         d, n = len(Z), len(span_of_integers(Z))

@@ -1,4 +1,7 @@
-"""What the bench of theorems is made of: small integer layers that make a statement say something, and a count of those that did."""
+"""What the bench of theorems is made of.
+
+Small integer layers that make a statement say something, and a count of those that did.
+"""
 
 import functools
 import json
@@ -6,18 +9,23 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import combinations
 from pathlib import Path
 
 import hypothesis
 import numpy as np
-from hypothesis import assume, given, seed, settings, strategies as st
-
+import pytest
+from hypothesis import assume, given, seed, settings
+from hypothesis import strategies as st
 from instances import Oracle, dot, exact_residual2, span_of_integers, subsets
+
 from submatch_nb.engine.files import write_whole
 from submatch_nb.engine.moments import Moments
 
-RECORD, FILE = Path(__file__).parent.parent / "nbs" / "theorems.json", "tests/test_theorems.py"
-FIXED = 100  # the `max_examples` at which the counts of the record were made
+RECORD = Path(__file__).parent.parent / "nbs" / "theorems.json"
+FILE = "tests/test_theorems.py"
+FIXED = 100  # instances that count for each statement, in the record and in the long tier
+SOME = 30  # by default
 HOSTILE = (
     "duplicates",
     "dead neurons",
@@ -32,12 +40,16 @@ CLOSE = Fraction(1, 10**8)  # no level but epsilon itself may be closer to it th
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    "Two layers of small integers and a squared epsilon, a fraction: everything about them is known exactly."
+    """Two layers of small integers and a squared epsilon, a fraction.
+
+    Everything about them is known exactly.
+    """
 
     X: np.ndarray
     Y: np.ndarray
     e2: Fraction
     order: tuple  # a permutation of the neurons, the first network's first
+    oracle: Oracle  # of both layers
 
     @property
     def epsilon(self):
@@ -46,10 +58,6 @@ class Case:
     @property
     def key(self):
         return self.X.tobytes(), self.Y.tobytes(), self.X.shape, self.e2, self.order
-
-    @functools.cached_property
-    def oracle(self):
-        return oracle_of(self.X, self.Y)
 
     @functools.cached_property
     def matches(self):
@@ -69,36 +77,39 @@ class Case:
 
     @property
     def given(self):
-        "What fast functions take; moments, which cannot tell squared residuals 1e-11 apart, where that does not matter."
+        """What fast functions take: activations, and moments.
+
+        Not moments where it matters that they cannot tell squared residuals 1e-11 apart.
+        """
         tie = any(r2 and abs(r2 - self.e2) < 1e-11 for r2 in self.oracle.level.values())
         return given_of(self.X, self.Y)[: 1 if tie else 2]
 
     def kinds(self):
         "Which hostile kinds it is of, by what it is and not by how it was made."
-        pairs = [
-            (a, b)
-            for Z in (self.X, self.Y)
-            for i, a in enumerate(Z.T.tolist())
-            for b in Z.T.tolist()[:i]
-            if any(a) and any(b)
-        ]
+        pairs = [*live_pairs(self.X), *live_pairs(self.Y)]
         n_x, n_y = self.X.shape[1], self.Y.shape[1]
-        return [
-            kind
-            for kind, found in zip(
-                HOSTILE,
-                (
-                    any(a == b for a, b in pairs),
-                    len(self.live) < n_x + n_y,
-                    any(a != b and dot(a, b) ** 2 == dot(a, a) * dot(b, b) for a, b in pairs),
-                    any(0 < abs(r2 - self.e2) <= 1e-6 for r2 in self.oracle.level.values()),
-                    abs(n_x - n_y) >= 2,
-                    n_x == n_y == 1,
-                    not self.maximum,
-                ),
-            )
-            if found
-        ] or ["none of these"]
+        is_of = {
+            "duplicates": any(a == b for a, b in pairs),
+            "dead neurons": len(self.live) < n_x + n_y,
+            "collinear pairs": any(a != b and collinear(a, b) for a, b in pairs),
+            "near ties at epsilon": any(
+                0 < abs(r2 - self.e2) <= 1e-6 for r2 in self.oracle.level.values()
+            ),
+            "unequal widths": abs(n_x - n_y) >= 2,
+            "one neuron a side": n_x == n_y == 1,
+            "empty maximum match": not self.maximum,
+        }
+        return [kind for kind in HOSTILE if is_of[kind]] or ["none of these"]
+
+
+def live_pairs(Z):
+    "Any two neurons of a layer that are not dead."
+    live = [z for z in Z.T.tolist() if any(z)]
+    return combinations(live, 2)
+
+
+def collinear(a, b):
+    return dot(a, b) ** 2 == dot(a, a) * dot(b, b)
 
 
 def oracle_of(X, Y):
@@ -106,15 +117,22 @@ def oracle_of(X, Y):
 
 
 def given_of(X, Y):
-    "Activations; and second moments, where no independent neurons of a side are so close to dependent that squaring costs digits."
-    independent = [
-        Z[:, S]
-        for Z in (X, Y)
-        for S in map(sorted, subsets(range(Z.shape[1])))
-        if S and len(span_of_integers(Z[:, S])) == len(S)
-    ]
-    mild = all(np.linalg.cond(Z / np.linalg.norm(Z, axis=0)) < 100 for Z in independent)
+    """Activations; and second moments, where squaring costs no digits.
+
+    That is where no independent neurons of a side are close to dependent.
+    """
+    mild = conditioned(X) and conditioned(Y)
     return [(X, Y), (Moments(X, Y),)] if mild else [(X, Y)]
+
+
+def conditioned(Z):
+    "Is every set of independent neurons far from dependent?"
+    for S in filter(None, map(sorted, subsets(range(Z.shape[1])))):
+        some = Z[:, S]
+        independent = len(span_of_integers(some)) == len(S)
+        if independent and not np.linalg.cond(some / np.linalg.norm(some, axis=0)) < 100:
+            return False
+    return True
 
 
 # Layers that make a statement say something
@@ -150,11 +168,42 @@ def widths(draw, twist, fewest, most):
 def mixtures(draw, n, independent, mixing, largest):
     "(n, n) sparse integers; independent: triangular, columns shuffled."
     T = draw(matrix(st.sampled_from(mixing), n, n))
-    return (
-        (np.triu(T, 1) + largest * np.eye(n, dtype=np.int64))[:, draw(st.permutations(range(n)))]
-        if independent
-        else T
-    )
+    if not independent:
+        return T
+    triangle = np.triu(T, 1) + largest * np.eye(n, dtype=np.int64)
+    return triangle[:, draw(st.permutations(range(n)))]
+
+
+def two_sides(draw, twist, scales, mixing, noise, strangers, independent, fewest, most):
+    "Both layers before what is said of epsilon; arguments as in `layers`."
+    widths_of = widths(draw, twist, fewest, most)
+    scale = draw(st.sampled_from(scales))
+    shared = max(widths_of)
+    d = shared + draw(st.integers(0, 2))
+    largest = 1000 if twist == "near ties at epsilon" else 1
+    sides = []
+    for n in widths_of:
+        Z = np.zeros((d, n), dtype=np.int64)
+        Z[:shared] = mixtures(draw, shared, independent, mixing, largest)[:, :n]
+        Z[shared:] = draw(matrix(st.sampled_from(strangers), d - shared, n))
+        rough = draw(matrix(st.sampled_from(noise), d, n))
+        sides.append(twisted(draw, scale * Z + (scale > 1) * rough, twist))
+    X, Y = sides
+    if twist == "empty maximum match":
+        Y = np.roll(Y, d - 1, axis=0) + X[:, :1] * draw(st.integers(0, 1))
+    return X, Y
+
+
+def squared_epsilon(draw, twist, levels, chosen, between):
+    "One of the chosen levels, or near one, or half way to the next of all."
+    e2 = draw(st.sampled_from(chosen)) if chosen else Fraction(0)
+    if twist == "near ties at epsilon":
+        return e2 * (1 + draw(st.sampled_from([1, -1, 0])) * Fraction(1, 10**7))
+    if twist == "empty maximum match" and levels:
+        return levels[0] / 2
+    if between and draw(st.booleans()):
+        return (e2 + min((r2 for r2 in levels if r2 > e2), default=1)) / 2
+    return e2
 
 
 @st.composite
@@ -170,43 +219,21 @@ def layers(
     at=None,
     between=True,
 ):
-    """Neurons of both sides that mix the same few vectors, sparsely, at a scale beside which noise of size 1 is small; then a twist of a hostile kind.
+    """Neurons of both sides that mix the same few vectors, then a twist of a hostile kind.
 
-    `independent`: without dependent neurons, but for the twists that make some. `at(oracle, levels)`: the squared epsilons to choose from, of all at which a pair
-    of subsets becomes a match; `between`: or half way to the next.
+    They mix them sparsely, at a scale beside which noise of size 1 is small. `independent`: without
+    dependent neurons, but for the twists that make some. `at(oracle, levels)`: the squared epsilons
+    to choose from, of all at which a pair of subsets becomes a match; `between`: or half way to the
+    next.
     """
     twist = draw(st.sampled_from((*["none"] * 5, *HOSTILE)))
-    (n_x, n_y), scale = widths(draw, twist, fewest, most), draw(st.sampled_from(scales))
-    shared, d = max(n_x, n_y), max(n_x, n_y) + draw(st.integers(0, 2))
-    sides = []
-    for n in (n_x, n_y):
-        Z = np.zeros((d, n), dtype=np.int64)
-        Z[:shared] = mixtures(
-            draw, shared, independent, mixing, 1000 if twist == "near ties at epsilon" else 1
-        )[:, :n]
-        Z[shared:] = draw(matrix(st.sampled_from(strangers), d - shared, n))
-        sides.append(
-            twisted(
-                draw, scale * Z + (scale > 1) * draw(matrix(st.sampled_from(noise), d, n)), twist
-            )
-        )
-    X, Y = sides
-    if twist == "empty maximum match":
-        Y = np.roll(Y, d - 1, axis=0) + X[:, :1] * draw(st.integers(0, 1))
+    X, Y = two_sides(draw, twist, scales, mixing, noise, strangers, independent, fewest, most)
     oracle = oracle_of(X, Y)
     levels = sorted({r2 for M, r2 in oracle.level.items() if M and r2 < 1})
-    chosen = at(oracle, levels) if at else levels
-    e2 = draw(st.sampled_from(chosen)) if chosen else Fraction(0)
-    if twist == "near ties at epsilon":
-        e2 *= 1 + draw(st.sampled_from([1, -1, 0])) * Fraction(1, 10**7)
-    elif twist == "empty maximum match" and levels:
-        e2 = levels[0] / 2
-    elif between and draw(st.booleans()):
-        e2 = (e2 + min((r2 for r2 in levels if r2 > e2), default=1)) / 2
+    e2 = squared_epsilon(draw, twist, levels, at(oracle, levels) if at else levels, between)
     assume(e2 < 1 and not any(0 < abs(r2 - e2) <= CLOSE * r2 for r2 in levels))
-    case = Case(X, Y, e2, tuple(draw(st.permutations(range(X.shape[1] + Y.shape[1])))))
-    case.__dict__["oracle"] = oracle
-    return case
+    order = tuple(draw(st.permutations(range(X.shape[1] + Y.shape[1]))))
+    return Case(X, Y, e2, order, oracle)
 
 
 # The registry
@@ -215,10 +242,15 @@ STATEMENTS, TALLIES = {}, {}
 
 
 class Tally:
-    "The distinct instances that a statement was tried on, those in which it said something, and of which kinds they were."
+    """The distinct instances that a statement was tried on.
+
+    And those in which it said something, and of which kinds they were.
+    """
 
     def __init__(self):
-        self.seen, self.tried, self.said = set(), Counter(), Counter()
+        self.seen = set()
+        self.tried = Counter()
+        self.said = Counter()
 
     def add(self, case, said):
         if case.key in self.seen:
@@ -229,53 +261,36 @@ class Tally:
             self.said[kind] += bool(said)
 
     def counts(self):
-        kinds = {
-            kind: {"tried": self.tried[kind], "instances": self.said[kind]}
-            for kind in (*HOSTILE, "none of these")
-        }
+        kinds = {}
+        for kind in (*HOSTILE, "none of these"):
+            kinds[kind] = {"tried": self.tried[kind], "instances": self.said[kind]}
         return {"tried": self.tried["all"], "instances": self.said["all"], "kinds": kinds}
 
 
 def statement(name, source, chapter, says, strategy=None, examples=2.5):
-    """Register a test of one statement. It is given a `Case` from the strategy, and returns whether the statement said something about it.
+    """Register a test of one statement.
 
-    `says` tells in words when it does. At least as many distinct instances as the profile's `max_examples` must, from 100 up; `examples` times as many are tried.
+    It is given a `Case` from the strategy, and returns whether the statement said something about
+    it; `says` tells in words when it does. So many distinct instances must: `SOME` by default,
+    `FIXED` in the long tier and for the record. `examples` times as many are tried.
     """
 
     def register(check):
-        def test(request):
-            wanted, tally = settings().max_examples, TALLIES.setdefault(name, Tally())
-
-            @seed(zlib.crc32(name.encode()))
-            @settings(max_examples=int(examples * wanted))
-            @given(layers() if strategy is None else strategy)
-            def each(case):
-                tally.add(case, check(case))
-
-            each()
-            if wanted < FIXED:
-                return
-            assert tally.said["all"] >= wanted, (
-                f"{name}: {tally.said['all']} of {tally.tried['all']} instances say something, {wanted} are wanted"
+        @pytest.mark.mutate
+        @pytest.mark.parametrize("wanted", [SOME, pytest.param(FIXED, marks=pytest.mark.long)])
+        def test(request, wanted):
+            record = request.config.getoption("--record")
+            if record:
+                wanted = FIXED
+            tally = try_on(
+                name, check, layers() if strategy is None else strategy, wanted, examples
             )
-            assert all(tally.tried[kind] for kind in HOSTILE), (
-                f"{name}: not tried on every hostile kind, {tally.counts()['kinds']}"
-            )
-            known = json.loads(RECORD.read_text())
-            if (
-                wanted == FIXED
-                and not request.config.getoption("--record")
-                and known["hypothesis"] == hypothesis.__version__
-            ):  # another version draws other instances
-                assert STATEMENTS[name] | tally.counts() == known["statements"].get(name), (
-                    f"{RECORD.name} is out of step: pytest {FILE} --record"
-                )
+            if wanted == FIXED and not record and settings().max_examples == 100:
+                assert_recorded(name, tally)
 
-        test.__name__, test.__doc__, test.__module__ = (
-            check.__name__,
-            check.__doc__,
-            check.__module__,
-        )
+        test.__name__ = check.__name__
+        test.__doc__ = check.__doc__
+        test.__module__ = check.__module__
         STATEMENTS[name] = {
             "source": source,
             "chapter": chapter,
@@ -287,18 +302,46 @@ def statement(name, source, chapter, says, strategy=None, examples=2.5):
     return register
 
 
+def try_on(name, check, strategy, wanted, examples):
+    "Check a statement on instances; enough of them must say something. Returns the tally."
+    share = settings().max_examples / 100  # 1, 10 with --deep, less where mutants are tested
+    tally = TALLIES[name] = Tally()
+
+    @seed(zlib.crc32(name.encode()))
+    @settings(max_examples=max(1, int(examples * wanted * share)))
+    @given(strategy)
+    def each(case):
+        tally.add(case, check(case))
+
+    each()
+    if share >= 1:
+        assert tally.said["all"] >= wanted * share, (
+            f"{name}: {tally.said['all']} of {tally.tried['all']} instances say something, "
+            f"{wanted * share:g} are wanted"
+        )
+        assert all(tally.tried[kind] for kind in HOSTILE), (
+            f"{name}: not tried on every hostile kind, {tally.counts()['kinds']}"
+        )
+    return tally
+
+
+def assert_recorded(name, tally):
+    "The counts are those of the record, unless another version draws other instances."
+    known = json.loads(RECORD.read_text())
+    if known["hypothesis"] == hypothesis.__version__:
+        assert STATEMENTS[name] | tally.counts() == known["statements"].get(name), (
+            f"{RECORD.name} is out of step: pytest {FILE} --record"
+        )
+
+
 def write_record():
     "Write the record of this run, of all statements or not at all."
     assert TALLIES.keys() == STATEMENTS.keys(), (
         f"the record is of all statements, tried in one process: pytest {FILE} --record"
     )
-    statements = {
-        name: about | TALLIES[name].counts() for name, about in sorted(STATEMENTS.items())
-    }
-    write_whole(
-        RECORD,
-        lambda part: part.write_text(
-            json.dumps({"hypothesis": hypothesis.__version__, "statements": statements}, indent=1)
-            + "\n"
-        ),
-    )
+    statements = {}
+    for name, about in sorted(STATEMENTS.items()):
+        statements[name] = about | TALLIES[name].counts()
+    record = {"hypothesis": hypothesis.__version__, "statements": statements}
+    text = json.dumps(record, indent=1) + "\n"
+    write_whole(RECORD, lambda part: part.write_text(text))
