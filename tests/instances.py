@@ -203,21 +203,13 @@ CLOSENESS = {
 # activations.
 MILD = [kind for kind in KINDS if kind not in CLOSENESS]
 
-# The kinds that mutation testing tries, where it tries some.
-SHARP = ("shared_subspace", "duplicates", "dead", "ill_conditioned", "few_samples")
+# Enough kinds to notice a mutant.
+FEW = ("shared_subspace", "duplicates", "dead", "ill_conditioned", "few_samples")
 
 
-def sharp(kinds):
-    "Kinds as parameters of a test, the sharp ones marked for mutation testing."
-    return [
-        pytest.param(kind, marks=pytest.mark.mutate) if kind in SHARP else kind for kind in kinds
-    ]
-
-
-def tiers(few, many):
-    "Seeds as parameters of a test: a few by default, the others of many in the long tier."
-    more = [pytest.param(seed, marks=pytest.mark.long) for seed in range(few, many)]
-    return pytest.mark.parametrize("seed", [*range(few), *more])
+def marked(kinds, few=FEW):
+    "Kinds for `parametrize`, of which mutants are tried on a few."
+    return [pytest.param(kind, marks=pytest.mark.mutate) if kind in few else kind for kind in kinds]
 
 
 def make(kind, seed):
