@@ -45,6 +45,7 @@ def run(path: Path) -> NotebookNode:
     nb = nbformat.read(path, as_version=4)
     nb.cells.insert(0, nbformat.v4.new_code_cell(SHARP))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ["TQDM_DISABLE"] = "1"  # a bar that comes on slow days would hide what a cell says
     client = NotebookClient(nb, timeout=1200, kernel_name="python3", coalesce_streams=True)
     client.execute(cwd=path.parent)
     del nb.cells[0]
