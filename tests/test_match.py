@@ -21,6 +21,7 @@ from instances import (
     float_residual2,
     integer_layers,
     make,
+    marked,
     neurons,
 )
 
@@ -54,7 +55,7 @@ def test_every_pair_of_subsets_at_every_breakpoint(layers, dead):
             assert not is_match(X, Y, float(r2) ** 0.5 - 1e-9, *split(M), dead=dead)
 
 
-@pytest.mark.parametrize("kind", MILD)
+@pytest.mark.parametrize("kind", marked(MILD))
 @settings(max_examples=2)
 @given(seed=SEEDS)
 def test_hostile_instances(kind, seed):
@@ -66,6 +67,7 @@ def test_hostile_instances(kind, seed):
                 assert is_match(X, Y, epsilon, *split(M)) == (r2 <= epsilon**2 + 1e-24)
 
 
+@pytest.mark.mutate
 def test_a_dead_neuron_is_in_no_match_unless_read_literally():
     X, Y = np.array([[1.0, 0], [1, 0]]), np.array([[2.0], [2]])
     assert (
@@ -77,6 +79,7 @@ def test_a_dead_neuron_is_in_no_match_unless_read_literally():
     assert not is_match(X, Y, 0.9, [1], [])
 
 
+@pytest.mark.mutate
 def test_nothing_matches_nothing_and_something_never_does():
     X, Y = make("gaussian", 1)
     assert (
@@ -86,6 +89,7 @@ def test_nothing_matches_nothing_and_something_never_does():
     )
 
 
+@pytest.mark.mutate
 def test_both_sides_count():
     "x lies in the plane of y0 and y1, each of which is far from it; and the other way round."
     X, Y = np.eye(3)[:, :1], np.eye(3)[:, :2]
@@ -105,6 +109,7 @@ def test_unions_of_matches_are_matches_and_matches_grow_with_epsilon(seed):
             assert is_match(X, Y, (epsilon + 1) / 2, a.x, a.y)
 
 
+@pytest.mark.mutate
 def test_the_toy_is_what_it_says():
     """An exact match of a plane, an approximate one at 7/25, and x3.
 
@@ -125,6 +130,7 @@ def test_the_toy_is_what_it_says():
     assert Y[:, 2].tolist() == [0, 0, 24, 7, 0, 0]  # as the chapter reads it off
 
 
+@pytest.mark.mutate
 def test_at_most_epsilon_has_a_relative_slack():
     assert (
         within(0) == TOLERANCE
@@ -133,6 +139,7 @@ def test_at_most_epsilon_has_a_relative_slack():
     )
 
 
+@pytest.mark.mutate
 def test_indices_in_any_form():
     X, Y = make("planted_groups", 0)
     match = maximum_match(X, Y, 0.3)
@@ -151,6 +158,7 @@ def test_indices_in_any_form():
     assert is_match(torch.as_tensor(X), Y.tolist(), 0.3, match.x, match.y)
 
 
+@pytest.mark.mutate
 def test_read_only_indices_pass_without_a_word():
     X, Y = make("planted_groups", 0)
     match = maximum_match(X, Y, 0.3)
@@ -166,6 +174,7 @@ def test_read_only_indices_pass_without_a_word():
 # Bad input
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize(
     "epsilon, error, says",
     [
@@ -191,6 +200,7 @@ def test_bad_epsilon(epsilon, error, says):
         plot_pair(X, Y, epsilon)
 
 
+@pytest.mark.mutate
 @pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 def test_epsilon_of_any_precision_is_the_number_that_it_is(kind):
@@ -210,6 +220,7 @@ def test_epsilon_of_any_precision_is_the_number_that_it_is(kind):
             assert f(X, Y, epsilon=epsilon) == f(X, Y, epsilon=s)
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize(
     "x, error, says",
     [
@@ -239,6 +250,7 @@ def test_bad_indices(x, error, says):
         Match([3], [], 0.3, 3, 4)
 
 
+@pytest.mark.mutate
 def test_bad_activations_and_bad_dead():
     X, Y = make("gaussian", 0)
     bad = Y.copy()
@@ -257,6 +269,7 @@ def test_bad_activations_and_bad_dead():
         is_match(Moments(X, Y), Y, 0.3)
 
 
+@pytest.mark.mutate
 def test_inputs_stay_as_they_were():
     X, Y = (torch.tensor(Z, requires_grad=True) for Z in make("dead", 0))
     before = X.detach().clone(), Y.detach().clone()
@@ -275,6 +288,7 @@ def match_of(pair, epsilon=0.3):
     return Match(sorted(pair[0], reverse=True), list(pair[1]), epsilon, 5, 3)
 
 
+@pytest.mark.mutate
 @given(PAIRS, PAIRS)
 def test_matches_are_sets_of_neurons(p, q):
     a, b = match_of(p), match_of(q)
@@ -309,11 +323,13 @@ def test_matches_are_sets_of_neurons(p, q):
     assert copy.deepcopy(a) == a == pickle.loads(pickle.dumps(a))
 
 
+@pytest.mark.mutate
 def test_hashes_tell_matches_apart():
     few = [Match(x, y, 0.3, 3, n_y) for x in ([], [0], [0, 2]) for y in ([], [1]) for n_y in (2, 3)]
     assert len(set(map(hash, few))) == len(few) == 12
 
 
+@pytest.mark.mutate
 def test_match_is_read_only_and_sorted():
     given = np.array([3, 1, 1])
     m = Match(given, torch.tensor([2, 0]), 0.3, 5, 3)
@@ -326,6 +342,7 @@ def test_match_is_read_only_and_sorted():
     assert len(Match([], [], 0, 5, 3)) == 0 and Match([], [], 0, 5, 3).x.dtype == np.int64
 
 
+@pytest.mark.mutate
 def test_matches_that_cannot_be_joined():
     a = Match([0], [1], 0.3, 5, 3)
     with pytest.raises(ValueError, match="epsilon 0.3.*0.4"):
@@ -338,6 +355,7 @@ def test_matches_that_cannot_be_joined():
     assert a != Match([0], [1], 0.3, 5, 4) and a != {("x", 0), ("y", 1)}
 
 
+@pytest.mark.mutate
 def test_a_match_says_what_it_is():
     assert (
         repr(Match([3, 1], [0], 0.3, 5, 3))

@@ -17,6 +17,7 @@ from instances import (
     float_residual2,
     integer_layers,
     make,
+    marked,
     neurons,
 )
 
@@ -110,6 +111,7 @@ def test_dead_read_literally(layers):
         assert frozenset().union(*(neurons(m) for m in simple)) == oracle.maximum(e2)
 
 
+@pytest.mark.mutate
 def test_the_papers_own_example_is_not_unique():
     "z_x = z_y0 = z_y1 gives x two of them."
     X, Y = np.ones((4, 1)), np.ones((4, 2))
@@ -154,6 +156,7 @@ def test_search_is_algorithm_2_in_the_same_order(kind, seed):
         assert minimum_match(X, Y, v, epsilon, order) == algorithm_2(X, Y, v, epsilon, order)
 
 
+@pytest.mark.mutate
 def test_algorithm_2_tells_what_it_tries():
     """Every neuron that is still there, in order, but v; whether it could be dropped; and the match
     after that.
@@ -205,7 +208,7 @@ def test_search_with_hardly_anything_pending(kind, settings_, monkeypatch):
             )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", marked(KINDS))
 def test_arrows_foretell_only_what_happens(kind):
     "A neuron said to need another is not in the maximum match without it."
     X, Y = make(kind, 6)
@@ -244,6 +247,7 @@ def test_arrows_save_trials():
     assert with_arrows == without and few < 0.6 * many
 
 
+@pytest.mark.mutate
 def test_table_of_sizes():
     X, Y = make("duplicates", 2)
     simple = simple_matches(X, Y, 0.3, orders=6)
@@ -351,6 +355,7 @@ def test_invariances(kind):
         assert is_unique(Y, X, ("xy"[v[0] == "x"], v[1]), epsilon) == is_unique(X, Y, v, epsilon)
 
 
+@pytest.mark.mutate
 def test_a_layer_on_itself_matches_neuron_by_neuron():
     X, _ = make("relu_features", 1)
     every = simple_matches(X, X, 0)
@@ -361,6 +366,7 @@ def test_a_layer_on_itself_matches_neuron_by_neuron():
 # A sequence of matches
 
 
+@pytest.mark.mutate
 def test_simple_matches_are_a_sequence():
     X, Y = make("planted_groups", 3)
     every = simple_matches(X, Y, 0.3)
@@ -380,6 +386,7 @@ def test_simple_matches_are_a_sequence():
     )
 
 
+@pytest.mark.mutate
 def test_more_orders_never_lose_one():
     X, Y = make("duplicates", 2)
     few, many = simple_matches(X, Y, 0.3, orders=1), simple_matches(X, Y, 0.3, orders=6)
@@ -394,6 +401,7 @@ X, Y = make("planted_groups", 0)
 ONE = [minimum_match, is_unique, algorithm_2]
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", ONE)
 @pytest.mark.parametrize(
     "v, error, says",
@@ -423,6 +431,7 @@ def test_unknown_neuron(f, v, error, says):
         f(X, Y, v, 0.3)
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", ONE)
 def test_a_neuron_in_no_match(f):
     A = np.c_[X, np.random.default_rng(0).normal(size=len(X)), np.zeros(len(X))]
@@ -452,6 +461,7 @@ def test_a_neuron_in_no_match(f):
         simple_matches(A, Y, 0.3).of(("y", 99))
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", ONE + [simple_matches])
 def test_bad_epsilon_and_bad_activations(f):
     rest = {} if f is simple_matches else {"v": ("x", 0)}
@@ -484,6 +494,7 @@ def test_bad_epsilon_and_bad_activations(f):
             f(X, epsilon=0.3, **rest)
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize(
     "order",
     [
@@ -504,12 +515,14 @@ def test_bad_order(f, order):
         f(X, Y, list(maximum_match(X, Y, 0.3))[0], 0.3, order)
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("orders", [0, -1, 1.5, None])
 def test_bad_number_of_orders(orders):
     with pytest.raises((ValueError, TypeError), match="orders"):
         simple_matches(X, Y, 0.3, orders=orders)
 
 
+@pytest.mark.mutate
 def test_seeds_are_reproducible_and_matter():
     A, B = make("duplicates", 2)
     v = ("x", 0) if ("x", 0) in maximum_match(A, B, 0.3) else list(maximum_match(A, B, 0.3))[0]
@@ -524,6 +537,7 @@ def test_seeds_are_reproducible_and_matter():
     )
 
 
+@pytest.mark.mutate
 @pytest.mark.filterwarnings("error::submatch_nb.SubmatchWarning")
 def test_spans_that_fill_the_space_warn():
     A, B = np.random.default_rng(0).normal(size=(2, 4, 6))
@@ -537,6 +551,7 @@ def test_spans_that_fill_the_space_warn():
                 f(*first, epsilon=0.3, **rest)
 
 
+@pytest.mark.mutate
 def test_inputs_stay_as_they_were():
     A, B = (torch.tensor(Z, requires_grad=True) for Z in (X, Y))
     M = Moments(A, B)
@@ -556,6 +571,7 @@ def test_inputs_stay_as_they_were():
     )
 
 
+@pytest.mark.mutate
 def test_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")

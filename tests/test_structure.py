@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from instances import KINDS, MILD, Oracle, between, float_residual2, make, neurons
+from instances import KINDS, MILD, Oracle, between, float_residual2, make, marked, neurons
 from scipy.linalg import subspace_angles
 from tqdm import auto as tqdm_auto
 
@@ -83,17 +83,20 @@ def test_the_graph_gives_what_trying_every_subset_gives(seed):
     }
 
 
+@pytest.mark.mutate
 def test_no_exact_match():
     rng = np.random.default_rng(0)
     assert list(exact_simple_matches(rng.normal(size=(20, 3)), rng.normal(size=(20, 4)))) == []
     assert list(exact_simple_matches(np.zeros((20, 3)), rng.normal(size=(20, 4)))) == []
 
 
+@pytest.mark.mutate
 def test_reach_of_a_chain_and_a_cycle():
     graph = nx.DiGraph([(0, 1), (1, 2), (2, 1), (2, 3), (4, 4)])
     assert reachable(graph) == {0: {0, 1, 2, 3}, 1: {1, 2, 3}, 2: {1, 2, 3}, 3: {3}, 4: {4}}
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("moments", [False, True])
 @pytest.mark.parametrize("side, names", [("x", "[012]"), ("y", "[012]")])
 def test_dependent_neurons_are_named(moments, side, names):
@@ -122,12 +125,14 @@ def test_dependent_neurons_are_named(moments, side, names):
     assert len(exact_simple_matches(*apart)) == len(maximum_match(*apart, 0)) == 0
 
 
+@pytest.mark.mutate
 def test_more_matched_neurons_than_samples():
     rng = np.random.default_rng(2)
     with pytest.raises(ValueError, match="linearly independent: [xy]"):
         exact_simple_matches(rng.normal(size=(3, 5)), rng.normal(size=(3, 4)))
 
 
+@pytest.mark.mutate
 def test_another_epsilon_is_refused():
     X = np.eye(3)
     with pytest.raises(ValueError, match=r"those at epsilon = 0, not 0\.3.*simple_matches"):
@@ -152,7 +157,7 @@ def by_enumeration(Z):
     return min(subspace_angles(Z[:, p], np.delete(Z, p, 1)).min() for p in parts)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", marked(KINDS))
 @settings(max_examples=4)
 @given(seed=SEEDS)
 def test_the_angle_is_a_lower_bound(kind, seed):
@@ -170,6 +175,7 @@ def test_the_angle_is_a_lower_bound(kind, seed):
         assert np.isclose(independence_angle(Z * np.logspace(-3, 3, Z.shape[1])), bound, rtol=1e-6)
 
 
+@pytest.mark.mutate
 def test_angles_that_are_known():
     for degrees in (1e-3, 5, 45, 89, 90):
         a = np.radians(degrees)
@@ -202,6 +208,7 @@ def test_angles_that_are_known():
     )
 
 
+@pytest.mark.mutate
 def test_what_has_no_angle():
     with pytest.raises(
         ValueError,
@@ -228,7 +235,7 @@ def test_what_has_no_angle():
 # Uniqueness of every neuron
 
 
-@pytest.mark.parametrize("kind", MILD)
+@pytest.mark.parametrize("kind", marked(MILD))
 @settings(max_examples=3)
 @given(seed=SEEDS)
 def test_what_every_match_needs(kind, seed):
@@ -255,6 +262,7 @@ def test_all_at_once_is_one_by_one(kind):
         assert unique == {v: is_unique(X, Y, v, epsilon) for v in unique}
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("f", [necessary, are_unique])
 def test_bad_input_and_chance(f):
     X, Y = make("planted_groups", 0)
@@ -275,6 +283,7 @@ def test_bad_input_and_chance(f):
         f(X, Y, 0.99)
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize(
     "call, desc",
     [
@@ -323,6 +332,7 @@ def test_exhaustive_on_eight_and_eight_however_alike():
     )
 
 
+@pytest.mark.mutate
 def test_exhaustive_is_refused_where_it_would_not_end():
     x = np.ones((20, 1)) @ np.ones((1, EXHAUSTIVE + 1))
     with pytest.raises(
@@ -338,6 +348,7 @@ def test_exhaustive_is_refused_where_it_would_not_end():
     assert len(many) == 4
 
 
+@pytest.mark.mutate
 def test_exhaustive_up_to_its_limit(monkeypatch):
     monkeypatch.setattr(search, "EXHAUSTIVE", 2)
     assert len(simple_matches(np.eye(9)[:, :2], np.eye(9)[:, :2], 0, exhaustive=True)) == 2
@@ -346,6 +357,7 @@ def test_exhaustive_up_to_its_limit(monkeypatch):
             simple_matches(np.ones((9, n_x)), np.ones((9, n_y)), 0, exhaustive=True)
 
 
+@pytest.mark.mutate
 def test_exhaustive_gives_small_ones_first():
     "x0 is y2, or half the sum of y0 and y1, which need x1 too."
     X = np.eye(3)[:, :2]
@@ -356,6 +368,7 @@ def test_exhaustive_gives_small_ones_first():
     ]
 
 
+@pytest.mark.mutate
 def test_exhaustive_with_dead_neurons_read_literally():
     X, Y = np.array([[1.0, 0], [1, 0]]), np.array([[2.0], [2]])
     with warnings.catch_warnings():
@@ -366,6 +379,7 @@ def test_exhaustive_with_dead_neurons_read_literally():
     ] == [{("x", 0), ("y", 0)}]
 
 
+@pytest.mark.mutate
 @pytest.mark.parametrize("m", [8, 3])
 def test_the_error_names_a_neuron_that_depends_on_others(m):
     "x0 is orthogonal to the rest; x1 and x2 are alike, or among more neurons than dimensions."
@@ -379,6 +393,7 @@ def test_the_error_names_a_neuron_that_depends_on_others(m):
         exact_simple_matches(X, Y)
 
 
+@pytest.mark.mutate
 def test_the_error_says_how_near_and_what_counts_as_0():
     """x3 = x4 within what counts as 0, which no other neuron is near; x0 and x1 are nearer to each
     other than any coefficient needs to be known, and independent.
@@ -404,6 +419,7 @@ def test_the_error_says_how_near_and_what_counts_as_0():
         )
 
 
+@pytest.mark.mutate
 def test_the_error_names_one_of_those_that_cancel_whatever_rounding_does():
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -413,6 +429,7 @@ def test_the_error_names_one_of_those_that_cancel_whatever_rounding_does():
             exact_simple_matches(X, B)
 
 
+@pytest.mark.mutate
 def test_what_each_would_miss():
     "The residual of each without one own neuron, and how far that one is from the rest."
     rng = np.random.default_rng(0)
@@ -427,6 +444,7 @@ def test_what_each_would_miss():
         np.testing.assert_allclose(distance[u], residuals(own[:, [u]], rest)[0], atol=1e-13)
 
 
+@pytest.mark.mutate
 def test_a_small_coefficient_is_one():
     "y0 = x0 + 1e-9 x1; and neurons 1e-9 apart are independent."
     e = np.eye(3)
