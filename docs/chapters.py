@@ -556,6 +556,7 @@ def rst(text, plain=lambda part: part):
     """Plain text with names in backticks as RST: the names linked, what RST would misread escaped,
     the rest through `plain`.
     """
+    text = re.sub(r"``([^`\n]+)``", r"`\1`", text)
     parts = re.split(r"(`[^`\n]+`)", text)
     made = []
     for i, (part, after) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):

@@ -46,6 +46,7 @@ bibtex_reference_style = "author_year"
 bibtex_default_style = "plain"
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
