@@ -504,7 +504,8 @@ def module_page(module, title, page):
     public = import_module(module)
     own = [name for name in public.__all__ if not name.startswith("_") and is_own(public, name)]
     short = module.removeprefix("submatch_nb.")
-    head = f"# {short}\n\n`{module}`. {(public.__doc__ or '').strip()}\nMade in [{title}](/{page}.ipynb).\n"
+    about = (public.__doc__ or "").strip()
+    head = f"# {short}\n\n`{module}`. {about}\nMade in [{title}](/{page}.ipynb).\n"
     body = "\n\n".join(entry(module, name) for name in own)
     return head + ("\n```{eval-rst}\n" + body + "\n```\n" if own else "")
 

@@ -192,6 +192,7 @@ def test_demo_printed_the_table(demo, table):
         )
 
 
+@pytest.mark.long
 def test_demo_again_trains_nothing(demo, capsys, monkeypatch):
     out = demo[1]
     before = {p.name: p.read_bytes() for p in out.glob("*seed*")}

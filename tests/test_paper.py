@@ -273,6 +273,7 @@ def test_provenance(straight):
 # Interrupted
 
 
+@pytest.mark.long
 def test_killed_and_continued(toy, straight, tmp_path):
     """A real second process with two workers, ended by SIGKILL while it trains, and again while it
     collects; its workers go too, and the same command gives what the uninterrupted run gave.
@@ -569,6 +570,7 @@ def photographs(folder, n=6):
 
 
 @pytest.mark.filterwarnings("ignore:layer .* span all of")
+@pytest.mark.long
 def test_weights_of_others(tmp_path):
     """The route of paper-imagenet: a folder of larger images, torchvision's architectures, weights
     from files.

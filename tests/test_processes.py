@@ -393,6 +393,7 @@ KILLED = textwrap.dedent("""
 """)
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_all_and_nothing_is_half_written(trained, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
     out = tmp_path / "out"

@@ -308,7 +308,9 @@ def try_on(name, check, strategy, wanted, examples):
     tally = TALLIES[name] = Tally()
 
     @seed(zlib.crc32(name.encode()))
-    @settings(max_examples=max(1, int(examples * wanted * share)))
+    @settings(
+        max_examples=int(examples * (wanted * share if share >= 1 else settings().max_examples))
+    )
     @given(strategy)
     def each(case):
         tally.add(case, check(case))
