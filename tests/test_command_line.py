@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from sklearn.datasets import load_digits
 
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons, compare
+from submatch_nb.engine.commands import how_far_apart
 from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.explorer import demo_comparison
 from submatch_nb.maximum import algorithm_1
 from submatch_nb.networks import build, load_checkpoint, load_data, settle_norms
 from submatch_nb.neurons import residuals
@@ -104,6 +107,21 @@ def test_demo_writes_what_it_says(demo):
         for name in ("digits-vgg-seed0.safetensors", "digits-vgg-seed1.safetensors")
     )
     assert len(max(printed[: printed.index("Images:")].splitlines()[4:], key=len)) < 130
+
+
+def test_demo_says_how_far_it_is_from_what_the_chapters_print(demo):
+    printed, out = demo
+    here, there = Comparison.load(out / "comparison.safetensors"), demo_comparison()
+    apart = [abs(here.similarity(n, e) - there.similarity(n, e)) for n in here for e in EPSILONS]
+    last = printed.splitlines()[-1]
+    if max(apart) == 0:
+        assert last == "The similarities are those that the chapters print."
+    else:
+        assert f"differ from them by up to {max(apart):.3f} (" in last
+    other = replace(there["fc1.relu"], name="fc", profile=there["fc2.relu"].profile)
+    shifted = Comparison({"fc": other})
+    alike = Comparison({"fc": replace(there["fc1.relu"], name="fc")})
+    assert "by up to 0." in how_far_apart(shifted, alike, EPSILONS)
 
 
 def test_demo_networks_read_digits(networks, demo):
