@@ -1,4 +1,6 @@
-"""Networks, data and training: sizes from the literature, seeds, interrupted runs, files that are not what they should be."""
+"""Networks, data and training: sizes from the literature, seeds, interrupted runs, files that are
+not what they should be.
+"""
 
 import math
 import signal
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import CIFAR, needs_cifar
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
-from conftest import CIFAR, needs_cifar
+from submatch_nb.engine.files import load_tensors, save_tensors
 from submatch_nb.engine.images import Files
 from submatch_nb.networks import (
     ARCHITECTURES,
@@ -31,7 +34,6 @@ from submatch_nb.networks import (
     recipe_for,
     train,
 )
-from submatch_nb.engine.files import load_tensors, save_tensors
 
 QUICK = Recipe(epochs=3, rate=0.05, batch=64)
 
@@ -60,7 +62,8 @@ def straight(digits):
 
 @pytest.mark.parametrize(
     "name, count",
-    [  # as published for CIFAR-10 with these shortcuts (He et al. 2016 round to 0.27, 0.46, 0.66, 0.85 million)
+    # as published for CIFAR-10 with these shortcuts (He et al. 2016 round them)
+    [
         ("resnet18", 11_173_962),
         ("resnet20", 269_722),
         ("resnet32", 464_154),
@@ -347,7 +350,9 @@ def test_pixels_of_more_than_8_bits_are_refused(name, mode, folder):
 
 
 def test_every_way_in_which_an_image_can_be_damaged_names_it(folder):
-    "Pillow raises SyntaxError, ValueError, struct.error and others; bytes of a real file are overwritten, one after the other."
+    """Pillow raises SyntaxError, ValueError, struct.error and others; bytes of a real file are
+    overwritten, one after the other.
+    """
     path = folder / "train" / "dog" / "hurt.png"
     picture(path, 50)
     whole, refused = path.read_bytes(), 0
@@ -483,7 +488,9 @@ def test_ramp_changes_with_every_step(digits):
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg11_bn"])
 def test_colour_images_interrupted_and_continued(name, tmp_path):
-    "Colour images are held in another order in memory; that leaves what is continued the same, bit for bit."
+    """Colour images are held in another order in memory; that leaves what is continued the same,
+    bit for bit.
+    """
     g = torch.Generator().manual_seed(0)
     images = Images(
         torch.randint(256, (48, 3, 32, 32), dtype=torch.uint8, generator=g),
@@ -619,12 +626,19 @@ def test_interrupted_within_an_epoch_and_continued(digits, straight, tmp_path):
     assert not any(name.startswith("momentum") for name in load_tensors(path, "checkpoint")[0])
 
 
+@pytest.mark.long
 def test_killed_and_continued(tmp_path):
     "A real second process, ended by SIGKILL after its first saved epoch."
     path = tmp_path / "a.safetensors"
-    call = "import sys; from submatch_nb.networks import *\nfor p in sys.argv[1:]: train(seed=3, path=p, recipe=Recipe(12, 0.05, 64), progress=False)"
+    call = (
+        "import sys; from submatch_nb.networks import *\nfor p in sys.argv[1:]: train(seed=3,"
+        " path=p, recipe=Recipe(12, 0.05, 64), progress=False)"
+    )
     run = subprocess.Popen([sys.executable, "-c", call, str(path)])
-    epoch = lambda: load_tensors(path, "checkpoint")[1]["epoch"] if path.exists() else 0
+
+    def epoch():
+        return load_tensors(path, "checkpoint")[1]["epoch"] if path.exists() else 0
+
     while epoch() < 1 and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
@@ -653,17 +667,17 @@ def test_finished_is_not_trained_again(digits, straight, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(architecture="digits-mlp"), "architecture digits-vgg, not digits-mlp"),
-        (dict(seed=1), "seed 0, not 1"),
-        (dict(width=0.5), "width 1.0, not 0.5"),
+        ({"architecture": "digits-mlp"}, "architecture digits-vgg, not digits-mlp"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"width": 0.5}, "width 1.0, not 0.5"),
         (
-            dict(recipe=Recipe(1, 0.01, 64)),
+            {"recipe": Recipe(1, 0.01, 64)},
             "epochs 0, not 1; rate 0.05, not 0.01; batch 128, not 64",
         ),
-        (dict(less=0), "images"),
-        (dict(less=1), "held_out"),
-        (dict(flip=True), "flip False, not True"),
-        (dict(white=17), "white 16, not 17"),
+        ({"less": 0}, "images"),
+        ({"less": 1}, "held_out"),
+        ({"flip": True}, "flip False, not True"),
+        ({"white": 17}, "white 16, not 17"),
     ],
 )
 def test_checkpoint_of_another_run(change, message, digits, tmp_path):
@@ -782,7 +796,9 @@ def test_weights_that_diverge_in_the_last_step_are_not_saved(digits, tmp_path, m
 
 
 def test_a_last_batch_of_one_joins_the_one_before(digits, monkeypatch):
-    "Batch norm refuses a single image where a channel has one position, as in the last stage of a ResNet on 8 x 8."
+    """Batch norm refuses a single image where a channel has one position, as in the last stage of a
+    ResNet on 8 x 8.
+    """
     few, sizes = [replace(d, pixels=d.pixels[:9], labels=d.labels[:9]) for d in digits], []
     monkeypatch.setattr(
         "submatch_nb.engine.images.jitter", lambda x, *rest: sizes.append(len(x)) or x
