@@ -56,9 +56,7 @@ GRAM_ROUNDINGS = 10  # k + 2 of them by Higham's theorems 10.3 and 10.5, the res
 LENGTH_ROUNDINGS = 32  # in the length of a neuron, and in what is done with it
 
 
-def bars_from_gram(
-    own: torch.Tensor, cross: torch.Tensor, error: float
-) -> Bounds[torch.Tensor]:
+def bars_from_gram(own: torch.Tensor, cross: torch.Tensor, error: float) -> Bounds[torch.Tensor]:
     """Bounds on the residuals of the others on the first 0, 1, ... k own neurons.
 
     Theorem *bars from second moments*. `own` is the (k, k) Gram matrix of unit neurons that span,
@@ -168,9 +166,7 @@ def brackets(moments: Moments, left_in: np.ndarray) -> Bounds[np.ndarray]:
     for own, others in ((x, y), (y, x)):
         if not len(others):
             continue
-        low, high = bounds_of_rounds(
-            bars(moments, own, others), left[own], left[others], rounds
-        )
+        low, high = bounds_of_rounds(bars(moments, own, others), left[own], left[others], rounds)
         lower = torch.minimum(lower, low)
         upper = torch.maximum(upper, high)
     return Bounds(*(of.cummin(0).values[left].cpu().numpy() for of in (lower, upper)))

@@ -85,7 +85,7 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
 
 # %% ../../nbs/engine/names.ipynb #170ec056
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    'The hint " (did you mean \'fc1\' or \'fc2\'?)", or "" where no name is near.'
+    "The hint \" (did you mean 'fc1' or 'fc2'?)\", or \"\" where no name is near."
     near = get_close_matches(name, list(names), 3)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 

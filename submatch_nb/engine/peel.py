@@ -479,8 +479,7 @@ def said_twice(Y: object) -> str:
     "What is wrong where Y is given beside moments."
     hint = f", as in epsilon={Y!r}" if isinstance(Y, float) else ""
     return (
-        "X holds the moments of both networks, so Y is left out "
-        f"and the rest goes by keyword{hint}"
+        f"X holds the moments of both networks, so Y is left out and the rest goes by keyword{hint}"
     )
 
 # %% ../../nbs/engine/peel.ipynb #fc28d200

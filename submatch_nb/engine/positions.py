@@ -63,7 +63,7 @@ Positions = PositionsName | Sampled
 
 
 def check_positions(positions: Positions) -> Positions:
-    "A choice of positions, checked; \"sampled\" is `Sampled()`. Raises ValueError."
+    'A choice of positions, checked; "sampled" is `Sampled()`. Raises ValueError.'
     if positions == "sampled":
         return Sampled()
     if isinstance(positions, Sampled):
