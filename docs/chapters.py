@@ -16,10 +16,12 @@ Sphinx reads it:
 
 import ast
 import functools
+import inspect
 import os
 import re
 from importlib import import_module
 from pathlib import Path
+from types import GenericAlias
 
 import nbformat
 from bs4 import BeautifulSoup
@@ -490,10 +492,10 @@ def first_line(thing):
 def entry(module, name):
     "One entry of the reference."
     thing = getattr(import_module(module), name)
-    if isinstance(thing, type):
+    if inspect.isclass(thing) and not isinstance(thing, GenericAlias):
         hidden = ", ".join(getattr(thing, "_fields", ["_"]))  # a tuple's are in its signature
         return f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {hidden}"
-    if callable(thing):
+    if inspect.isroutine(thing) or hasattr(thing, "__wrapped__"):
         return f".. autofunction:: {module}.{name}"
     value = f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else ""
     return f".. py:currentmodule:: {module}\n\n.. py:data:: {name}{value}"
