@@ -82,7 +82,19 @@ class Recipe:
             raise ValueError(f"{self}: epochs must be 0 or more, batch at least 1, rate above 0")
 
     def rate_in(self, epoch: int, part: float = 0) -> float:
-        "The learning rate in an epoch (1, 2, ...) of which a part in [0, 1) is done."
+        """The learning rate at one moment.
+
+        Parameters
+        ----------
+        epoch : int
+            1, 2, ...
+        part : float
+            How much of that epoch is done, in [0, 1).
+
+        Returns
+        -------
+        float
+        """
         if self.schedule == "steps":
             return self.rate * 0.1 ** sum(epoch > self.epochs * drop for drop in _DROPS)
         done = (epoch - 1 + part) / self.epochs
@@ -116,23 +128,6 @@ def recipe_for(architecture: str, **changes: Any) -> Recipe:
 
 # %% ../../nbs/engine/training.ipynb #23110bd8
 @dataclass
-class _Run:
-    "A run of training."
-
-    model: nn.Module
-    optimizer: torch.optim.SGD
-    images: Images  # to train on
-    held_out: Images
-    recipe: Recipe
-    path: FilePath | None  # of the checkpoint
-    about: About = field(default_factory=dict)  # the checkpoint's: how far the run has come
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-
-@dataclass
 class _Tally:
     "Loss and right answers so far in an epoch."
 
@@ -148,31 +143,7 @@ class _Tally:
     def means(self) -> dict[str, float]:
         return {"loss": self.loss / self.seen, "accuracy": self.right / self.seen}
 
-# %% ../../nbs/engine/training.ipynb #ebdb9f00
-def _epoch(run: _Run, epoch: int, bar: "tqdm") -> dict[str, float]:
-    "Train for one epoch; its mean loss and accuracy."
-    seed = epoch_seed(run.about["seed"], epoch)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(run.images), generator=generator)
-    torch.manual_seed(seed)  # for dropout
-    tally = _Tally()
-    for indices in _batches(order, run.recipe.batch):
-        rate = run.recipe.rate_in(epoch, tally.seen / len(run.images))
-        x, y = (t.to(run.device) for t in run.images.batch(indices, generator))
-        output = _forward(run, x)
-        loss = nn.functional.cross_entropy(output, y)
-        if not math.isfinite(loss.item()):
-            raise _diverged(f"the loss is {loss.item()}", run.recipe, epoch)
-        _descend(run.optimizer, loss, rate)
-        tally.add(loss.item(), int((output.argmax(1) == y).sum()), len(y))
-        bar.update()
-        shown = {name: f"{mean:.3f}" for name, mean in tally.means().items()}
-        bar.set_postfix(epoch=epoch, refresh=False, **shown)
-    if not all(t.isfinite().all() for t in run.model.state_dict().values()):
-        raise _diverged("not all weights are finite", run.recipe, epoch)
-    return tally.means()
-
-
+# %% ../../nbs/engine/training.ipynb #c545029c
 def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
     """So many images at a time, `size` or, in the last batch, fewer.
 
@@ -184,11 +155,10 @@ def _batches(order: torch.Tensor, size: int) -> list[torch.Tensor]:
     return batches
 
 
-def _forward(run: _Run, x: torch.Tensor) -> torch.Tensor:
+def _forward(model: nn.Module, x: torch.Tensor, precision: Precision) -> torch.Tensor:
     "What the network says of a batch, float32 (images, classes)."
-    short = run.recipe.precision == "bfloat16"
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=short):
-        output = run.model(x)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        output = model(x)
     # torchvision's GoogLeNet and Inception have more outputs in training
     return getattr(output, "logits", output).float()
 
@@ -209,6 +179,38 @@ def _diverged(what: str, recipe: Recipe, epoch: int) -> FloatingPointError:
         f"rate than {recipe.rate:g}, for instance {recipe.rate / 4:g}"
     )
 
+# %% ../../nbs/engine/training.ipynb #ebdb9f00
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    images: Images,
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    bar: "tqdm",
+) -> dict[str, float]:
+    "Train for one epoch; its mean loss and accuracy."
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+    order = torch.randperm(len(images), generator=generator)
+    torch.manual_seed(epoch_seed(seed, epoch))  # for dropout
+    tally = _Tally()
+    for indices in _batches(order, recipe.batch):
+        rate = recipe.rate_in(epoch, tally.seen / len(images))
+        x, y = (t.to(device) for t in images.batch(indices, generator))
+        output = _forward(model, x, recipe.precision)
+        loss = nn.functional.cross_entropy(output, y)
+        if not math.isfinite(loss.item()):
+            raise _diverged(f"the loss is {loss.item()}", recipe, epoch)
+        _descend(optimizer, loss, rate)
+        tally.add(loss.item(), int((output.argmax(1) == y).sum()), len(y))
+        bar.update()
+        shown = {name: f"{mean:.3f}" for name, mean in tally.means().items()}
+        bar.set_postfix(epoch=epoch, refresh=False, **shown)
+    if not all(t.isfinite().all() for t in model.state_dict().values()):
+        raise _diverged("not all weights are finite", recipe, epoch)
+    return tally.means()
+
 # %% ../../nbs/engine/training.ipynb #f96f7be7
 def predict(model: nn.Module, images: Images) -> torch.Tensor:
     """The class that a network gives to each image.
@@ -218,6 +220,7 @@ def predict(model: nn.Module, images: Images) -> torch.Tensor:
     model : nn.Module
         A classifier; it is evaluated, and left in the mode in which it was.
     images : Images
+        n of them, of the size that the network takes.
 
     Returns
     -------
@@ -234,7 +237,20 @@ def predict(model: nn.Module, images: Images) -> torch.Tensor:
 
 
 def accuracy(model: nn.Module, images: Images) -> float:
-    "The share of images that get their right class; arguments as of `predict`."
+    """The share of images that get their right class.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A classifier.
+    images : Images
+        With their labels.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
     return (predict(model, images) == images.labels).float().mean().item()
 
 # %% ../../nbs/engine/training.ipynb #fb854b2c
@@ -253,6 +269,19 @@ class Trained(NamedTuple):
 
     model: nn.Module
     about: About
+
+# %% ../../nbs/engine/training.ipynb #f529e22c
+@dataclass
+class _Run:
+    "A run of training."
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    images: Images  # to train on
+    held_out: Images
+    recipe: Recipe
+    path: FilePath | None  # of the checkpoint
+    about: About = field(default_factory=dict)  # the checkpoint's: how far the run has come
 
 # %% ../../nbs/engine/training.ipynb #fc11375d
 def _save(run: _Run, path: FilePath) -> None:
@@ -330,7 +359,18 @@ _SETTLING = 500  # images in a batch
 
 
 def untrained(about: About) -> nn.Module:
-    "The network of a checkpoint, described by its `about`, as it was before training."
+    """Build the network of a checkpoint as it was before training.
+
+    Parameters
+    ----------
+    about : dict
+        A checkpoint's description, `Trained.about`.
+
+    Returns
+    -------
+    nn.Module
+        With the weights that the seed gives.
+    """
     return build(
         about["architecture"],
         about["classes"],
@@ -416,10 +456,24 @@ def load_checkpoint(
 
 # %% ../../nbs/engine/training.ipynb #f633dc78
 def load_checkpoints(folder: FilePath) -> dict[str, Trained]:
-    """Load all the networks in a folder, by the names of their files without .safetensors.
+    """Load all the networks in a folder.
 
-    Raises FileNotFoundError where there is no such folder, ValueError where it holds no network
-    or a damaged file.
+    Parameters
+    ----------
+    folder : path
+        What `submatch train` wrote to; files that hold something else are passed over.
+
+    Returns
+    -------
+    dict of str to Trained
+        By the names of the files without .safetensors.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such folder.
+    ValueError
+        Where it holds no network, or a damaged file.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no folder {folder}: give the one that `submatch train` wrote to")
@@ -566,19 +620,21 @@ def _epochs(run: _Run, progress: bool, log: Callable[[nn.Module, About], object]
     from tqdm.auto import tqdm
 
     steps = len(_batches(torch.arange(len(run.images)), run.recipe.batch))
-    done, epochs = run.about["epoch"], run.recipe.epochs
+    done = run.about["epoch"]
+    epochs = run.recipe.epochs
+    seed = run.about["seed"]
     bar = tqdm(
         total=epochs * steps,
         initial=done * steps,
         unit="batch",
-        desc=f"{run.about['architecture']} seed {run.about['seed']}",
+        desc=f"{run.about['architecture']} seed {seed}",
         disable=not progress or done == epochs,
     )
     deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with torch.random.fork_rng(devices=_gpus()), deterministic, bar:
         for epoch in range(done + 1, epochs + 1):
             run.model.train()
-            means = _epoch(run, epoch, bar)
+            means = _epoch(run.model, run.optimizer, run.images, run.recipe, seed, epoch, bar)
             run.about["test_accuracy"] = accuracy(run.model, run.held_out)
             run.about["history"].append({**means, "test_accuracy": run.about["test_accuracy"]})
             run.about["epoch"] = epoch
