@@ -6,9 +6,11 @@ python tools/execute.py nbs/01_match.ipynb nbs/engine/peel.ipynb
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
+from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -46,8 +48,12 @@ def run(path: Path) -> NotebookNode:
     nb.cells.insert(0, nbformat.v4.new_code_cell(SHARP))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     os.environ["TQDM_DISABLE"] = "1"  # a bar that comes on slow days would hide what a cell says
-    client = NotebookClient(nb, timeout=1200, kernel_name="python3", coalesce_streams=True)
-    client.execute(cwd=path.parent)
+    with tempfile.TemporaryDirectory() as folder:
+        # over files, not ports: kernels that start side by side could take the same port
+        address = str(Path(folder) / "kernel")
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=address)
+        client = NotebookClient(nb, km=kernel, timeout=600, coalesce_streams=True)
+        client.execute(cwd=path.parent, cleanup_kc=True)
     del nb.cells[0]
     return tidy(nb)
 
