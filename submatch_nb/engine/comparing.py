@@ -7,7 +7,6 @@ __all__ = ['OwnFunctions', 'collect_networks', 'compare', 'compare_all', 'compar
 
 # %% ../../nbs/engine/comparing.ipynb #26af483f
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from submatch_nb.engine.request import (
     Positions,
     Precision,
     Preprocess,
-    Request,
 )
 from .several import Comparisons, Pair
 from .training import load_checkpoints
@@ -67,7 +65,10 @@ def collect_networks(
 ) -> dict[Pair, Collected]:
     "What `compare` and `compare_all` analyse, (name, name) -> `Collected`; arguments as theirs."
     crossed = cross or (isinstance(layers, str) and layers == "cross")
-    request = Request(
+    collect = collect_distributed if distributed else collect_all
+    return collect(
+        models,
+        data,
         layers=layers,
         batch_size=batch_size,
         progress=progress,
@@ -78,8 +79,6 @@ def collect_networks(
         preprocess=_by_name(preprocess, models),
         resume=resume,
     )
-    collect = collect_distributed if distributed else collect_all
-    return collect(models, data, **{f.name: getattr(request, f.name) for f in fields(request)})
 
 # %% ../../nbs/engine/comparing.ipynb #b02041ef
 def compare(

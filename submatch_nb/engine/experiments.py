@@ -27,7 +27,7 @@ from .architectures import build
 from .collecting import collect_all
 from .configs import Config, Experiment, unknown_name
 from .files import save_tensors, write_whole
-from .images import Images, Split, load_data
+from .images import IMAGENET_MEAN, IMAGENET_STD, Images, Split, load_data
 from .moments import Moments
 from .names import layer_names
 from .peel import start
@@ -171,13 +171,10 @@ def train_network(run: Run, experiment: Experiment, seed: int) -> dict[str, Any]
     return about | {key: trained.about[key] for key in told}
 
 # %% ../../nbs/engine/experiments.ipynb #c720ee3f
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of each channel
-
-
 def renormalise(
     mean: Sequence[float],
     std: Sequence[float],
-    given: tuple[Sequence[float], Sequence[float]] = _IMAGENET,
+    given: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
     """A hook that turns images of one normalisation into another.
 

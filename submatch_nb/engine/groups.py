@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .files import under
 from .moments import Moments
 from .peel import tells_apart
 from .roots import Roots
-from .sums import State, Sums, tensors_under
+from .sums import State, Sums
 
 # %% ../../nbs/engine/groups.ipynb #4a985264
 Pair = tuple[int, int]  # two layers of a group, by number, the smaller first
@@ -146,14 +147,14 @@ class Group:
         self.roots = {}
         self.sums = None
         for k, (pair, about) in enumerate(values["roots"]):
-            held = State(tensors_under(tensors, f"root/{k}"), about)
+            held = State(under(tensors, f"root/{k}/"), about)
             self.roots[tuple(pair)] = Roots.of_state(held)
         if "sums" in values:
             summed = [pair for pair in self.pairs if pair not in self.roots]
-            held = State(tensors_under(tensors, "sums"), values["sums"])
+            held = State(under(tensors, "sums/"), values["sums"])
             self.sums = Sums.of_state(held, summed)
 
     def lot(self, tensors: dict[str, Tensor], k: int) -> Parts:
         """A batch that waits, its layers in their order (a file has them in another)."""
-        held = tensors_under(tensors, f"waiting/{k}")
+        held = under(tensors, f"waiting/{k}/")
         return [held[str(i)] for i in range(len(held))]

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from .capture import Neuron, Outputs, arranged
 from .feeding import inputs_in
-from .files import load_tensors, save_tensors
+from .files import load_tensors, save_tensors, under
 from .groups import Group, Pair, samples_in
 from .inputs import activations
 from .layer import Collected, Layer
 from .pairing import Network, View, paired
 from .positions import averaged, common_grid, length_needed
 from .request import Request
-from .sums import State, tensors_under
+from .sums import State
 
 # %% ../../nbs/engine/passes.ipynb #df9da290
 Edge = tuple[View, View]
@@ -229,7 +229,7 @@ class Pass:
             )
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         for k, group in enumerate(self.groups):
-            group.restore(State(tensors_under(tensors, str(k)), held["groups"][k]))
+            group.restore(State(under(tensors, f"{k}/"), held["groups"][k]))
         self.batch = held["batch"]
         self.done = held["done"]
 

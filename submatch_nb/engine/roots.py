@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .files import under
 from submatch_nb.engine.moments import (
     CHUNK,
     Moments,
@@ -19,7 +20,7 @@ from submatch_nb.engine.moments import (
     r_factor,
     rounding,
 )
-from .sums import PRODUCT_STRIP, State, chunks_of, still_alike, tensors_under
+from .sums import PRODUCT_STRIP, State, chunks_of, still_alike
 
 # %% ../../nbs/engine/roots.ipynb #bd63398a
 SUBSTITUTION_BLOCK = 32  # neurons that are substituted at once
@@ -205,6 +206,6 @@ class Roots:
         roots.error = values["error"]
         roots.skew = values["skew"]
         roots.chunks = values["chunks"]
-        waiting = tensors_under(tensors, "waiting")
+        waiting = under(tensors, "waiting/")
         roots.waiting = [waiting[str(k)] for k in range(len(waiting))]
         return roots

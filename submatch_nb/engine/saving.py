@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Found', 'pack_simple', 'unpack_simple', 'names_in', 'pack_layer', 'about_layer', 'unpack_layer', 'Parts', 'pack',
-           'Unpacked', 'under', 'unpack']
+           'Unpacked', 'unpack']
 
 # %% ../../nbs/engine/saving.ipynb #a1a6ca1c
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .analysis import profile_of
+from .files import under
 from .inputs import Sides
 from .layer import Layer, moments_of
 from .moments import Moments
@@ -160,15 +161,6 @@ class Unpacked(NamedTuple):
 
     layers: dict[str, Layer]
     simple: dict[float, dict[str, SimpleMatches]]  # epsilon -> layer -> simple matches
-
-
-def under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    "The tensors whose names begin so, by the rest of their names."
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def unpack(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> Unpacked:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Self
 
 from .analysis import saying
 from .compared import Comparison, baselines_of
-from .files import load_tensors, save_tensors
+from .files import load_tensors, save_tensors, under
 from .inputs import EPSILONS, check_epsilons
 from .layer import Layer
 from .moments import Moments
-from .saving import under, unpack
+from .saving import unpack
 from .tables import Epsilons, mean_rows
 from ..figures import draw_depth, draw_matrices, figure_of, similarities
 
