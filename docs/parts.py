@@ -6,7 +6,7 @@ here.
 PARTS = {
     "I. The theory": ("00", "01", "02", "03", "04"),
     "II. Two networks": ("05", "06", "07", "08"),
-    "III. Results": ("09",),
+    "IV. Results": ("12",),
 }
 # In the order in which they are read
 ENGINE = (
