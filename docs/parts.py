@@ -6,12 +6,13 @@ here.
 PARTS = {
     "I. The theory": ("00", "01", "02", "03", "04"),
     "II. Two networks": ("05", "06", "07", "08"),
+    "III. What the number means": ("09",),
     "IV. Results": ("12",),
 }
 # In the order in which they are read
 ENGINE = (
     *("inputs", "sets", "files", "drawing", "moments"),
-    *("peel", "brackets", "search", "reference"),
+    *("peel", "brackets", "search", "reference", "canonical"),
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "pairing", "request"),
     *("sums", "roots", "groups", "layer", "collecting", "processes", "distributed"),

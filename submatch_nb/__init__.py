@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time each name 
     from .explorer import explore, save_html
     from .match import Match, is_match
     from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
+    from .measures import cca, cka, linear_regression, procrustes, pwcca, svcca
     from .networks import load_checkpoint, load_data
     from .neurons import chance_epsilon, residuals
     from .engine.results import Results
@@ -36,6 +37,7 @@ _MODULES = {
     "explorer": ("explore", "save_html"),
     "match": ("Match", "is_match"),
     "maximum": ("Profile", "algorithm_1", "epsilon_profile", "max_match_similarity", "maximum_match"),
+    "measures": ("cca", "cka", "linear_regression", "procrustes", "pwcca", "svcca"),
     "networks": ("load_checkpoint", "load_data"),
     "neurons": ("chance_epsilon", "residuals"),
     "simple": ("SimpleMatches", "algorithm_2", "is_unique", "minimum_match", "simple_matches"),
