@@ -629,10 +629,27 @@ def code(part):
     )
 
 
+def named_toggles(sidebar):
+    """The theme's function that makes the sidebar, where what opens the pages below another is
+    named after it: the theme gives it a picture alone, which a screen reader cannot read.
+    """
+
+    def toggles(**options):
+        made = sidebar(**options)
+        for entry in made.select("li.has-children") if made else ():
+            entry.summary["aria-label"] = f"Pages below {entry.a.text.strip()}"
+        return made
+
+    return toggles
+
+
 def finish(app, page, template, context, doctree):
     """A list of references without a role that its entries do not fit; each figure in a box that
-    the keyboard can scroll (the theme takes those that fit out of its way).
+    the keyboard can scroll (the theme takes those that fit out of its way); a name for what opens
+    a part of the sidebar.
     """
+    if "generate_toctree_html" in context:
+        context["generate_toctree_html"] = named_toggles(context["generate_toctree_html"])
     if "body" not in context:
         return
     body = context["body"].replace(
@@ -650,5 +667,5 @@ def setup(app):
     app.connect("builder-inited", write_reference)
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon
-    app.connect("html-page-context", finish)
+    app.connect("html-page-context", finish, priority=501)  # after the theme
     return {"parallel_read_safe": True, "version": "1"}
