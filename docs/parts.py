@@ -12,7 +12,7 @@ PARTS = {
 # In the order in which they are read
 ENGINE = (
     *("inputs", "sets", "files", "drawing", "moments"),
-    *("peel", "brackets", "search", "reference", "canonical"),
+    *("peel", "brackets", "search", "reference", "canonical", "chance", "intervals"),
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "pairing", "request"),
     *("sums", "roots", "groups", "layer", "collecting", "processes", "distributed"),

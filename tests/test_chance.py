@@ -1,0 +1,387 @@
+"""What chance gives, how sure a number is: shuffles, nulls from moments, p values, intervals."""
+
+import itertools
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ks_2samp
+
+from submatch_nb.engine.capture import as_matrix, capture
+from submatch_nb.engine.chance import (
+    ENOUGH,
+    calibrated,
+    frame_block,
+    holm,
+    joint_moments,
+    null_from_moments,
+    p_value,
+    rows_of_images,
+    shuffled_moments,
+    void_reasons,
+)
+from submatch_nb.engine.feeding import evaluating
+from submatch_nb.engine.images import load_data
+from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.engine.intervals import (
+    critical_values,
+    jackknife,
+    leave_one_out,
+    network_interval,
+    quantile,
+    similarity_interval,
+)
+from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.pair import trained_pair, untrained_pair
+from submatch_nb.maximum import Profile, epsilon_profile
+
+pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
+SEEDS = st.integers(0, 10**6)
+
+
+def half(profile):
+    critical = np.sort(critical_values(profile))
+    return critical[(len(critical) - 1) // 2]
+
+
+def halves(several):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        return np.array([half(epsilon_profile(moments)) for moments in several])
+
+
+def relu_layers(rng, d, n_x, n_y, mean=1.0):
+    "Two layers that have nothing in common but a mean."
+    return (np.maximum(rng.normal(mean, 1, (d, n)), 0) for n in (n_x, n_y))
+
+
+# Shuffles
+
+
+@given(SEEDS)
+def test_a_shuffle_moves_whole_images_position_by_position(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 4, rng.integers(6, 12))
+    ids = np.repeat(rng.permutation(len(lengths)), lengths)
+    ids = ids[rng.permutation(len(ids))] if seed % 2 else ids
+    try:
+        rows = rows_of_images(ids, len(ids))
+    except ValueError:
+        assert len(set(lengths.tolist())) == len(lengths)
+        return
+    beside = rows.shuffled(rng).numpy()
+    assert rows.images == len(lengths)
+    assert sorted(beside) == list(range(len(ids)))
+    for name in set(ids):
+        own = np.flatnonzero(ids == name)
+        (other,) = set(ids[beside[own]])
+        assert np.array_equal(beside[own], np.flatnonzero(ids == other))
+
+
+def test_shuffles_are_uniform_and_have_fixed_points():
+    rng = np.random.default_rng(0)
+    rows = rows_of_images(["a", "b", "c"], 3)
+    drawn = [tuple(rows.shuffled(rng).tolist()) for _ in range(6000)]
+    counts = [drawn.count(order) for order in itertools.permutations(range(3))]
+    assert sum((c - 1000) ** 2 / 1000 for c in counts) < 20.5  # chi squared, 5 degrees, 0.1 %
+
+
+@pytest.mark.parametrize(
+    ("images", "count", "message"),
+    [
+        ([0, 1, 2], 4, r"images has shape \(3,\).*4 rows"),
+        ([[0], [1], [2]], 3, r"images has shape \(3, 1\)"),
+        ([0, 0, 1, 1], 4, "there are 2 images"),
+        (None, 2, "there are 2 images"),
+        ([0, 1, 1, 2, 2, 2], 6, "no two images have the same number of rows"),
+    ],
+)
+def test_images_that_cannot_be_shuffled_are_refused(images, count, message):
+    with pytest.raises(ValueError, match=message):
+        rows_of_images(images, count)
+
+
+@given(SEEDS)
+def test_shuffled_moments_are_those_of_shuffled_activations(seed):
+    rng = np.random.default_rng(seed)
+    images = np.repeat(np.arange(700), 3)
+    scales = 10.0 ** rng.integers(-6, 6, 5)
+    X, Y = relu_layers(rng, len(images), 5, 4)
+    X[:, 1] = 0  # dead
+    X[:, 2] = 0.1  # constant
+    for center in (False, True):
+        sides, moments = joint_moments(X * scales, Y, center)
+        rows = rows_of_images(images, len(images))
+        (found,) = shuffled_moments(sides, moments, rows, shuffles=1, seed=seed)
+        beside = rows.shuffled(np.random.default_rng(seed)).numpy()
+        other = Y[beside]
+        plain = [X - X.mean(0), other - other.mean(0)] if center else [X, other]
+        Z = np.concatenate(plain, 1)
+        silent = [1, 2] if center else [1]
+        Z[:, silent] = 0
+        length = np.linalg.norm(Z, axis=0)
+        Z = Z / np.where(length > 0, length, 1)
+        assert np.abs(found.gram.numpy() - Z.T @ Z).max() < 1e-12
+        assert (found.square == 0).nonzero()[:, 0].tolist() == silent
+        assert np.array_equal(found.gram[:5, :5], moments.gram[:5, :5])
+
+
+# From moments
+
+
+def test_a_block_of_a_frame_has_the_law_of_one():
+    rng = np.random.default_rng(0)
+    for rows, columns, d in ((3, 5, 9), (3, 5, 8), (2, 2, 60)):
+        made = np.array([frame_block(rows, columns, d, rng) for _ in range(1500)])
+        plain = []
+        for _ in range(1500):
+            Q, R = np.linalg.qr(rng.standard_normal((d, columns)))
+            plain.append((Q * np.sign(R.diagonal()))[:rows])
+        for of in (lambda b: b[:, 0, 0], lambda b: np.linalg.norm(b, ord=2, axis=(1, 2))):
+            assert ks_2samp(of(made), of(np.array(plain))).pvalue > 0.001
+
+
+def test_draws_agree_with_shuffles_where_layers_nearly_fill_the_samples():
+    # the simpler A^(1/2) W B^(1/2) / sqrt(d - 1) is off by 0.011 here
+    rng = np.random.default_rng(0)
+    X, Y = relu_layers(rng, 250, 100, 100)
+    sides, moments = joint_moments(X, Y)
+    rows = rows_of_images(None, 250)
+    real = halves(shuffled_moments(sides, moments, rows, shuffles=12, seed=1))
+    drawn = halves(null_from_moments(moments, draws=12, seed=2))
+    assert abs(real.mean() - drawn.mean()) < 0.0035
+    assert 0.5 < real.std() / drawn.std() < 2
+
+
+def unit_layers():
+    "Name -> both networks' outputs, of every layer of units of the packaged networks."
+    images = torch.stack([image for image, _ in load_data("digits", "all")])
+    for name, pair in (("trained", trained_pair()), ("untrained", untrained_pair())):
+        for layer in ("fc1.relu", "fc2.relu"):
+            sides = []
+            for net in pair:
+                with evaluating(net.model), capture(net.model, [layer]) as outputs:
+                    net.model(images)
+                sides.append(as_matrix(outputs[layer])[0])
+            yield f"{name} {layer}", sides
+
+
+@pytest.mark.parametrize("center", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_draws_agree_with_shuffles_on_the_packaged_pairs(center):
+    for name, (X, Y) in unit_layers():
+        sides, moments = joint_moments(X, Y, center)
+        rows = rows_of_images(None, len(X))
+        real = halves(shuffled_moments(sides, moments, rows, shuffles=20, seed=3))
+        drawn = halves(null_from_moments(moments, draws=20, seed=4))
+        apart = abs(real.mean() - drawn.mean())
+        assert apart < 0.0015 and apart < 2 * real.std(), name
+        (observed,) = halves([moments])
+        assert p_value(observed, real, small=True) == p_value(observed, drawn, small=True)
+
+
+def test_draws_keep_what_a_shuffle_keeps():
+    rng = np.random.default_rng(0)
+    X, Y = relu_layers(rng, 300, 6, 5)
+    X[:, 3] = 0
+    Y[:, 1] = Y[:, 0]
+    moments = Moments(X, Y)
+    mean = torch.outer(moments.sum[:6], moments.sum[6:]) / 300
+    draws = list(null_from_moments(moments, draws=400, seed=0))
+    for drawn in draws:
+        assert torch.equal(drawn.gram[:6, :6], moments.gram[:6, :6])
+        assert torch.equal(drawn.gram[6:, 6:], moments.gram[6:, 6:])
+        assert torch.equal(drawn.alike, moments.alike) and drawn.count == 300
+        assert not drawn.gram[3].any()
+        assert torch.allclose(drawn.gram[:, 6], drawn.gram[:, 7], rtol=1e-9)
+        assert torch.linalg.eigvalsh(drawn.gram).min() > -1e-9 * drawn.gram.trace()
+    cross = torch.stack([drawn.gram[:6, 6:] for drawn in draws])
+    spread = cross.std(0).where(mean > 0, 1)
+    assert ((cross.mean(0) - mean).abs() < 4.5 * spread / 20).all()
+    again = next(iter(null_from_moments(moments, draws=1, seed=0)))
+    other = next(iter(null_from_moments(moments, draws=1, seed=1)))
+    assert torch.equal(again.gram, draws[0].gram) and not torch.equal(other.gram, again.gram)
+
+
+def test_draws_need_more_samples_than_dimensions():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(12, 6)), rng.normal(size=(12, 6))
+    with pytest.raises(ValueError, match=r"12 samples: .* 6 \+ 6 dimensions, .* 13 samples"):
+        null_from_moments(Moments(X, Y))
+    X[:, 5] = X[:, 0] - X[:, 1]  # one dimension less
+    assert len(list(null_from_moments(Moments(X, Y), draws=2))) == 2
+
+
+# p values
+
+
+def test_the_p_value_counts_ties_and_the_observed_itself():
+    null = [0.1, 0.2, 0.2, 0.4]
+    assert p_value(0.2, null) == 0.8
+    assert p_value(0.2 + 1e-13, null) == 0.8  # rounding decides nothing
+    assert p_value(0.2 - 1e-13, null, small=True) == 0.8
+    assert p_value(0.21, null) == 0.4
+    assert p_value(0.0, null, small=True) == 0.2
+    assert p_value(1.0, []) == 1
+
+
+def plain_holm(p):
+    "Step down: the smallest is multiplied by how many there are."
+    tested = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
+    found = [math.nan] * len(p)
+    least = 0.0
+    for rank, (value, i) in enumerate(tested):
+        least = max(least, min(1.0, (len(tested) - rank) * value))
+        found[i] = least
+    return found
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=8))
+def test_holm(p):
+    np.testing.assert_array_equal(holm(p), plain_holm(p))
+
+
+def test_holm_keeps_the_error_over_all_layers():
+    p = np.random.default_rng(0).random((4000, 6))
+    wrong = np.mean([(holm(row) <= 0.05).any() for row in p])
+    assert 0.04 < wrong < 0.06
+    assert np.mean((p <= 0.05).any(1)) > 0.2  # without it
+
+
+def test_the_calibrated_score():
+    scores = calibrated([0.5, 1.0, 0.2, 1.0], [0.5, 0.3, 0.6, 1.0])
+    np.testing.assert_allclose(scores, [0, 1, -1, np.nan])
+
+
+# Void
+
+KNOWN = {"images": 1797, "neurons": 32}
+
+
+@pytest.mark.parametrize(
+    ("about", "reasons"),
+    [
+        ({"observed": 0.3}, []),
+        ({"images": 32}, ["images ≤ neurons (32 ≤ 32)"]),
+        ({"images": 33}, []),
+        ({"images": None}, []),
+        ({"trivial": "trivial: why", "observed": 1, "null": [0]}, ["trivial: why"]),
+        ({"observed": 0.3, "null": [0.24]}, []),
+        ({"observed": 0.3, "null": [0.26]}, ["no more than chance (null 0.26)"]),
+        ({"observed": 0.3, "null": [0.2, 0.32]}, ["no more than chance (null 0.26)"]),
+        ({"observed": 0.3, "null": [0.2] * 18}, []),
+        ({"observed": 0.3, "null": [0.28] * ENOUGH}, []),
+        ({"observed": 0.3, "null": [*[0.1] * 18, 0.3]}, ["p > 0.05"]),
+        ({"observed": 0.3, "null": [0.1] * ENOUGH, "p": 0.06}, ["p > 0.05"]),
+        ({"observed": 0.3, "null": [0.9] * ENOUGH, "p": 0.05}, []),
+        ({"observed": 0.6, "null": [0.64], "small": True}, ["no more than chance (null 0.64)"]),
+        ({"observed": 0.6, "null": [0.66], "small": True}, []),
+        ({"observed": 0.6, "null": [0.61] * ENOUGH, "small": True}, []),
+        ({"observed": 0.6, "null": [0.59] * ENOUGH, "small": True}, ["p > 0.05"]),
+        (
+            {"images": 9, "trivial": "trivial: why", "observed": 0, "null": [0]},
+            ["images ≤ neurons (9 ≤ 32)", "trivial: why", "no more than chance (null 0.00)"],
+        ),
+    ],
+)
+def test_void(about, reasons):
+    assert void_reasons(**KNOWN | about) == reasons
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_what_is_left_without_each_group(count, root):
+    rng = np.random.default_rng(count)
+    sizes = rng.integers(20, 40, count)
+    parts = [relu_layers(rng, size, 4, 5) for size in sizes]
+    parts = [tuple(part) for part in parts]
+    groups = [Moments(*part, root=root) for part in parts]
+    left_out = leave_one_out(groups)
+    assert len(left_out) == count
+    for k, rest in enumerate(left_out):
+        X, Y = (np.concatenate(z) for z in zip(*parts[:k], *parts[k + 1 :], strict=True))
+        direct = Moments(X, Y, root=root)
+        assert rest.route == direct.route and rest.count == direct.count
+        assert torch.allclose(rest.gram, direct.gram, rtol=1e-12)
+        assert torch.allclose(rest.sum, direct.sum, rtol=1e-12)
+    with pytest.raises(ValueError, match="there are 1 groups"):
+        leave_one_out(groups[:1])
+
+
+@given(SEEDS)
+def test_the_jackknife_of_a_mean_is_the_interval_of_every_textbook(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=rng.integers(2, 30))
+    means = [np.delete(values, k).mean() for k in range(len(values))]
+    found = jackknife(values.mean(), means, level=0.9)
+    reach = quantile(len(values), 0.9) * values.std(ddof=1) / len(values) ** 0.5
+    np.testing.assert_allclose(found, [values.mean(), values.mean() - reach, values.mean() + reach])
+
+
+def test_intervals_are_cut_at_their_limits_and_refuse_what_they_cannot_be_of():
+    assert jackknife(0.9, [0.5, 0.9, 1.0], limits=(0, 1)).high == 1
+    with pytest.raises(ValueError, match="two groups or more"):
+        jackknife(0.9, [0.5])
+    for level in (0, 1, 95):
+        with pytest.raises(ValueError, match=f"level is {level}"):
+            jackknife(0.9, [0.5, 0.6], level=level)
+
+
+def test_the_interval_of_a_similarity_counts_critical_values():
+    # two neurons a side: sure at 0.2, at 0.5 give or take, never, dead
+    profile = Profile([0.2, 1.0], [0.5, np.inf], 100)
+    left_out = [Profile([0.2, 1.0], [e, np.inf], 80) for e in (0.49, 0.5, 0.5, 0.5, 0.51)]
+    reach = quantile(5, 0.95) * (0.8 * 2 * 0.01**2) ** 0.5
+    for epsilon, low, high in (
+        (0.1, 0, 0.125),
+        (0.2, 0.125, 0.375),
+        (0.5 - 1.01 * reach, 0.125, 0.375),
+        (0.5 - 0.99 * reach, 0.125, 0.625),
+        (0.5, 0.125, 0.625),
+        (0.5 + 1.01 * reach, 0.375, 0.625),
+        (0.99, 0.375, 0.625),
+    ):
+        found = similarity_interval(profile, left_out, epsilon)
+        assert found == (profile.similarity(epsilon), low, high)
+
+
+def test_a_neuron_that_only_one_group_wakes_is_unsure():
+    profile = Profile([0.2], [0.2], 100)
+    left_out = [Profile([0.2], [0.2], 80)] * 4 + [Profile([np.inf], [np.inf], 80)]
+    assert similarity_interval(profile, left_out, 0.3) == (1, 0, 1)
+
+
+def test_networks_are_the_unit():
+    rng = np.random.default_rng(0)
+    brings = rng.normal(size=6)
+    pairs = {(a, b): brings[a] + brings[b] for a, b in itertools.combinations(range(6), 2)}
+    found = network_interval(pairs)
+    reach = 2 * quantile(6, 0.95) * brings.std(ddof=1) / 6**0.5
+    np.testing.assert_allclose(found.high - found.value, reach)
+    np.testing.assert_allclose(found.value, 2 * brings.mean())
+    with pytest.raises(ValueError, match="of 2 networks"):
+        network_interval({("a", "b"): 0.3})
+    with pytest.raises(ValueError, match="every pair has network 'a'"):
+        network_interval({("a", "b"): 0.3, ("a", "c"): 0.4})
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_the_interval_over_networks_holds_the_mean_over_all_networks(count):
+    rng = np.random.default_rng(count)
+    held = []
+    for _ in range(2000):
+        brings = rng.normal(size=count)
+        noise = rng.normal(0, 0.5, (count, count))
+        pairs = {
+            (a, b): brings[a] + brings[b] + noise[a, b]
+            for a, b in itertools.combinations(range(count), 2)
+        }
+        found = network_interval(pairs)
+        held.append(found.low <= 0 <= found.high)
+    assert 0.93 <= np.mean(held) <= 0.995
