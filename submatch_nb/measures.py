@@ -9,6 +9,7 @@ __all__ = ['Measure', 'MEASURES', 'linear_regression', 'cca', 'svcca', 'pwcca', 
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from numpy.typing import ArrayLike
 
 from .engine.canonical import Canonical, canonical
@@ -66,7 +67,7 @@ def linear_regression(
     layers = canonical(X, Y)
     if not layers.varies:
         return math.nan
-    predicted = layers.cross @ layers.whiten_b
+    predicted = layers.cross @ layers.b.whiten
     return min(predicted.square().sum().item(), 1.0)
 
 # %% ../nbs/09_measures.ipynb #c3c1eb5a
@@ -164,8 +165,9 @@ def svcca(
     layers = canonical(X, Y)
     if not layers.varies:
         return math.nan
-    a, b = layers.leading(share)
-    return layers.overlap(a, b)
+    a, b = (side.leading(share) for side in (layers.a, layers.b))
+    rho = torch.linalg.svdvals(a.T @ layers.cross @ b)
+    return rho.clamp(max=1).mean().item()
 
 # %% ../nbs/09_measures.ipynb #0e98c37c
 def pwcca(
@@ -214,7 +216,7 @@ def pwcca(
     if not layers.varies:
         return math.nan
     rho, directions = layers.correlations
-    weights = (layers.a @ layers.whiten_a @ directions).abs().sum(0)
+    weights = (layers.a.gram @ layers.a.whiten @ directions).abs().sum(0)
     return (weights @ rho / weights.sum()).item()
 
 # %% ../nbs/09_measures.ipynb #6ec8b205
@@ -250,7 +252,7 @@ def cka(
     layers = canonical(X, Y)
     if not layers.varies:
         return math.nan
-    lengths = layers.a.norm() * layers.b.norm()
+    lengths = layers.a.gram.norm() * layers.b.gram.norm()
     return min((layers.cross.square().sum() / lengths).item(), 1.0)
 
 # %% ../nbs/09_measures.ipynb #2bf80034
