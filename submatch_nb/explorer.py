@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike
 
 from .comparison import Comparison
 from .engine.analysis import profile_of
-from .engine.files import FilePath, write_whole
 from submatch_nb.engine.inputs import (
     EPSILONS,
     TOLERANCE,
@@ -41,6 +40,7 @@ from submatch_nb.engine.search import (
     restrict_order,
     search,
 )
+from .engine.writing import FilePath, write_whole
 from .figures import short_names
 from .match import Match
 from .maximum import Profile

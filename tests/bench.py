@@ -34,9 +34,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from submatch_nb import maximum
-from submatch_nb.engine.files import write_whole
 from submatch_nb.engine.inputs import within
 from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.writing import write_whole
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
 from submatch_nb.simple import algorithm_2, minimum_match, simple_matches
 

@@ -19,8 +19,8 @@ from hypothesis import assume, given, seed, settings
 from hypothesis import strategies as st
 from instances import Oracle, dot, exact_residual2, span_of_integers, subsets
 
-from submatch_nb.engine.files import write_whole
 from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.writing import write_whole
 
 RECORD = Path(__file__).parent.parent / "nbs" / "theorems.json"
 FILE = "tests/test_theorems.py"

@@ -26,7 +26,7 @@ from ..comparison import Comparison
 from .architectures import build
 from .collecting import collect_all
 from .configs import Config, Experiment, unknown_name
-from .files import save_tensors, write_whole
+from .files import save_tensors
 from .images import IMAGENET_MEAN, IMAGENET_STD, Images, Split, load_data
 from .moments import Moments
 from .names import layer_names
@@ -35,6 +35,7 @@ from .positions import Positions, Sampled
 from .results import pair_file
 from .search import check_order, only, search
 from .training import accuracy, load_checkpoint, settle_norms, train
+from .writing import write_whole
 
 # %% ../../nbs/engine/experiments.ipynb #14d1e1d9
 @cache

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from .files import FilePath, digest_bytes
+from .files import digest_bytes
+from .writing import FilePath
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,8 +16,9 @@ import torch
 from numpy import ndarray
 from numpy.typing import ArrayLike
 
-from .files import FilePath, load_tensors, save_tensors
+from .files import load_tensors, save_tensors
 from .inputs import Sides, both
+from .writing import FilePath
 
 # %% ../../nbs/engine/moments.ipynb #0644bfad
 UNIT = 2.0**-53  # unit roundoff u of float64

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..comparison import Comparison, Comparisons
-from .files import write_whole
 from .images import Images
+from .writing import write_whole
 from ..explorer import save_html
 
 if TYPE_CHECKING:

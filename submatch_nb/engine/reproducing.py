@@ -35,7 +35,7 @@ from submatch_nb.engine.experiments import (
     take_network,
     train_network,
 )
-from .files import digest_file, write_whole
+from .files import digest_file
 from submatch_nb.engine.plots import (
     plot_heat,
     plot_similarity,
@@ -44,6 +44,7 @@ from submatch_nb.engine.plots import (
     plot_width,
 )
 from .results import Results, accuracies, summary
+from .writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

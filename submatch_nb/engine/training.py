@@ -21,9 +21,10 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from .architectures import build, epoch_seed
-from .files import FilePath, holds, load_tensors, save_tensors
+from .files import holds, load_tensors, save_tensors
 from .images import Images, load_data
 from .inputs import check_choice
+from .writing import FilePath
 
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
