@@ -24,11 +24,11 @@ from submatch_nb.engine.files import (
     digest_file,
     load_tensors,
     save_tensors,
-    write_whole,
 )
 from submatch_nb.engine.inputs import SubmatchWarning, check_choice, check_dead
 from submatch_nb.engine.moments import Moments, rounding, second_moments
 from submatch_nb.engine.perceptrons import WIDTHS, perceptron
+from submatch_nb.engine.writing import write_whole
 from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.neurons import chance_epsilon, digits_layers, residuals, unit
 from submatch_nb.simple import is_unique, simple_matches

@@ -100,8 +100,19 @@ def _in_order(path: FilePath, metadata: Mapping[str, str]) -> bytes:
 
 
 def of_kind(*kinds: str) -> Kind:
-    "The files of `save_tensors` of these kinds."
-    return Kind(f"a submatch {kinds[0]}", lambda path: holds(path) in kinds)
+    "The files of `save_tensors` of these kinds, and damaged ones, in which nothing can be read."
+
+    def is_one(path: Path) -> bool:
+        found = holds(path)
+        return _was_ours(path) if found is None else found in kinds
+
+    return Kind(f"a submatch {kinds[0]}", is_one)
+
+
+def _was_ours(path: FilePath) -> bool:
+    "Does what cannot be read begin like a file of `save_tensors`?"
+    with open(path, "rb") as f:
+        return b'"submatch":"' in f.read(2**20)
 
 
 def save_tensors(path: FilePath, kind: str, tensors: Mapping[str, Any], **about: Any) -> None:

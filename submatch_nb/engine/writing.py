@@ -106,11 +106,11 @@ def check_free(path: FilePath, kind: Kind) -> None:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; give the name of a file")
     if path.is_file() and path.stat().st_size and not kind.is_one(path):
         raise FileExistsError(
-            f"{path} is not {kind.name}, and would be overwritten by one: move it, or write"
-            " elsewhere"
+            f"cannot write {path}: what is there is not {kind.name}, and would be lost; move it, or"
+            " write elsewhere"
         )
 
 # %% ../../nbs/engine/writing.ipynb #a3582861
