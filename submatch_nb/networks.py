@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'Images', 'Recipe', 'Trained', 'accuracy', 'build', 'jitter', 'load_checkpoint', 'load_checkpoints',
-           'load_data', 'predict', 'recipe_for', 'settle_norms', 'train', 'trained_pair', 'untrained', 'untrained_pair']
+           'load_data', 'predict', 'recipe_for', 'settle_norms', 'train', 'trained_networks', 'trained_pair',
+           'untrained', 'untrained_pair']
 
 # %% ../nbs/05_networks.ipynb #4f9a37e2
 from .engine.architectures import ARCHITECTURES, build
 from .engine.images import Images, jitter, load_data
-from .engine.pair import trained_pair, untrained_pair
+from .engine.pair import trained_networks, trained_pair, untrained_pair
 from submatch_nb.engine.training import (
     Recipe,
     Trained,
@@ -38,6 +39,7 @@ _all_ = [
     "recipe_for",
     "settle_norms",
     "train",
+    "trained_networks",
     "trained_pair",
     "untrained",
     "untrained_pair",

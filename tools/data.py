@@ -11,7 +11,8 @@ the recipe for digits-vgg with one thread:
 
 - submatch_nb/assets/digits-vgg-seed0.safetensors and -seed1: trained;
 - submatch_nb/assets/digits-vgg-seed0-untrained.safetensors and -seed1-untrained: before
-  training, with batch norms settled on all 1,797 digits.
+  training, with batch norms settled on all 1,797 digits;
+- submatch_nb/assets/digits-vgg-seed2.safetensors to -seed4: three more for chapter 09, trained.
 
 On another processor these are other networks, and every number in README and the chapters
 changes with them: look for epsilons that lie within 1e-4 of a critical value (`close` below
@@ -47,25 +48,37 @@ ASSETS = ROOT / "submatch_nb/assets"
 CLEARANCE = 1e-4  # how far from every critical value a printed epsilon has to lie
 
 
-def train_pair() -> None:
-    "The networks from seeds 0 and 1, trained and untrained, into the package."
+def train_seed(seed: int) -> dict:
+    "The network from one seed, trained, into the package; what made it."
+    path = ASSETS / f"digits-vgg-seed{seed}.safetensors"
+    path.unlink(missing_ok=True)  # afresh: a finished checkpoint would only be loaded
+    return train("digits-vgg", "digits", seed, path).about
+
+
+def save_untrained(about: dict) -> None:
+    "The network that training began with, into the package."
+    model = settle_norms(untrained(about), load_data("digits", "all")).eval()
+    recipe = replace(Recipe(**about["recipe"]), epochs=0)
+    start = {
+        **about,
+        "recipe": asdict(recipe),
+        "epoch": 0,
+        "history": [],
+        "test_accuracy": accuracy(model, load_data("digits", "test")),
+        "norms_of": "digits, all",
+    }
+    weights = {f"model.{name}": t for name, t in model.state_dict().items()}
+    path = ASSETS / f"digits-vgg-seed{about['seed']}-untrained.safetensors"
+    save_tensors(path, "checkpoint", weights, **start)
+
+
+def train_networks() -> None:
+    "The networks from seeds 0 to 4, and those that the first two were before, into the package."
     torch.set_num_threads(1)
-    for seed in (0, 1):
-        path = ASSETS / f"digits-vgg-seed{seed}.safetensors"
-        path.unlink(missing_ok=True)  # afresh: a finished checkpoint would only be loaded
-        about = train("digits-vgg", "digits", seed, path).about
-        model = settle_norms(untrained(about), load_data("digits", "all")).eval()
-        recipe = replace(Recipe(**about["recipe"]), epochs=0)
-        start = {
-            **about,
-            "recipe": asdict(recipe),
-            "epoch": 0,
-            "history": [],
-            "test_accuracy": accuracy(model, load_data("digits", "test")),
-            "norms_of": "digits, all",
-        }
-        weights = {f"model.{name}": t for name, t in model.state_dict().items()}
-        save_tensors(path.with_stem(f"{path.stem}-untrained"), "checkpoint", weights, **start)
+    for seed in range(5):
+        about = train_seed(seed)
+        if seed < 2:
+            save_untrained(about)
 
 
 def close(comparison: Comparison) -> list[str]:
@@ -108,7 +121,7 @@ def picture(page: Path) -> None:
 
 if __name__ == "__main__":
     if "--train" in sys.argv[1:]:
-        train_pair()
+        train_networks()
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "explorer.html"
         save_html(compare_pairs(), page, layer="fc1.relu", epsilon=0.25)
