@@ -105,8 +105,13 @@ def statements():
 
 @functools.cache
 def chapters():
-    "Title -> name of the page."
-    return {title_of(path): docname(path) for path in notebooks()}
+    "Title -> name of the page; raises ValueError where two pages have one title."
+    found = {}
+    for path in notebooks():
+        other = found.setdefault(title_of(path), docname(path))
+        if other != docname(path):
+            raise ValueError(f"{other} and {docname(path)} have the same title: rename one")
+    return found
 
 
 def module_of(nb):
@@ -235,7 +240,8 @@ def exported(cell, code, module):
     elif long:
         cell.metadata = folded(", ".join(names))
     yield cell
-    found = [f"{{py:obj}}`{name} <{module}.{name}>`" for name in names if listed(module, name)]
+    names = [name for name in names if listed(module, name)]
+    found = [f"{{py:obj}}`{name} <{target(module, name)}>`" for name in names]
     if found:
         text = f"Reference: {', '.join(found)}"
         yield nbformat.v4.new_markdown_cell(f":::{{container}} reference-link\n{text}\n:::")
@@ -463,24 +469,36 @@ def contents():
     parts["Guides"] = [docname(path) for path in guides()]
     parts["The engine room"] = [docname(path) for path in engine()]
     parts["Reference"] = ["Public names <api>", "Modules <reference/index>"]
-    parts["Reference"] += ["References <references>", "Changes <changelog>"]
+    parts["Reference"] += ["Literature <references>", "Changes <changelog>"]
     return "\n\n".join(tree(caption, pages) for caption, pages in parts.items())
 
 
 # The reference: written beside the notebooks, since Sphinx reads nothing else; git ignores it
 
 
+@functools.cache
 def modules():
     "Module -> (title of the page that makes it, name of that page)."
     found = {module_of(nbformat.read(path, 4)): path for path in notebooks()}
     return {module: (title_of(path), docname(path)) for module, path in found.items() if module}
 
 
-def home(name):
-    "The module in whose page a public name has its entry."
-    import submatch_nb
+@functools.cache
+def home(module, name):
+    """The module whose page has the entry that links to a name of a module lead to: the first, in
+    the order of reading, that has the same thing under this name.
+    """
+    thing = getattr(import_module(module), name)
+    for other in modules():
+        public = import_module(other)
+        if name in public.__all__ and getattr(public, name) is thing:
+            return other
+    raise KeyError(f"no page has an entry for {module}.{name}")
 
-    return getattr(getattr(submatch_nb, name), "__module__", "")
+
+def target(module, name):
+    "What a link to the entry of a name aims at."
+    return f"{home(module, name)}.{name}"
 
 
 def first_line(thing):
@@ -490,32 +508,28 @@ def first_line(thing):
 
 
 def entry(module, name):
-    "One entry of the reference."
+    "One entry of the reference; a link leads to it where no page before has the same."
     thing = getattr(import_module(module), name)
+    kind, options = "autofunction", []
     if inspect.isclass(thing) and not isinstance(thing, GenericAlias):
         hidden = ", ".join(getattr(thing, "_fields", ["_"]))  # a tuple's are in its signature
-        return f".. autoclass:: {module}.{name}\n   :members:\n   :exclude-members: {hidden}"
-    if inspect.isroutine(thing) or hasattr(thing, "__wrapped__"):
-        return f".. autofunction:: {module}.{name}"
-    value = f"\n   :value: {thing!r}" if len(repr(thing)) < 100 else ""
-    return f".. py:currentmodule:: {module}\n\n.. py:data:: {name}{value}"
+        kind, options = "autoclass", [":members:", f":exclude-members: {hidden}"]
+    elif not inspect.isroutine(thing) and not hasattr(thing, "__wrapped__"):
+        kind, options = "py:data", [f":value: {thing!r}"] if len(repr(thing)) < 100 else []
+    if home(module, name) != module:
+        options.append(":no-index:")
+    return "\n   ".join([f".. {kind}:: {module}.{name}", *options])
 
 
 def module_page(module, title, page):
     "The reference of one module."
     public = import_module(module)
-    own = [name for name in public.__all__ if not name.startswith("_") and is_own(public, name)]
+    names = [name for name in public.__all__ if not name.startswith("_")]
     short = module.removeprefix("submatch_nb.")
     about = (public.__doc__ or "").strip()
     head = f"# {short}\n\n`{module}`. {about}\nMade in [{title}](/{page}.ipynb).\n"
-    body = "\n\n".join(entry(module, name) for name in own)
-    return head + ("\n```{eval-rst}\n" + body + "\n```\n" if own else "")
-
-
-def is_own(public, name):
-    "Whether a module defines a name, and does not only hand it on."
-    where = getattr(getattr(public, name), "__module__", public.__name__)
-    return where == public.__name__ or not where.startswith("submatch_nb")
+    body = "\n\n".join(entry(module, name) for name in names)
+    return head + ("\n```{eval-rst}\n" + body + "\n```\n" if names else "")
 
 
 def api_table():
@@ -524,7 +538,7 @@ def api_table():
 
     yield "# Public names\n\nAll of these can be imported from `submatch_nb` itself."
     for module, (title, page) in modules().items():
-        here = [name for name in submatch_nb.__all__ if home(name) == module]
+        here = [name for name in submatch_nb.__all__ if home("submatch_nb", name) == module]
         if not here:
             continue
         yield (
@@ -623,7 +637,7 @@ def code(part):
 
     name = part.strip("`")
     return (
-        f":py:obj:`{name} <{getattr(submatch_nb, name).__module__}.{name}>`"
+        f":py:obj:`{name} <{target('submatch_nb', name)}>`"
         if name in submatch_nb.__all__
         else f"``{name}``"
     )

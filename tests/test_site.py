@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from html import unescape
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -333,6 +334,14 @@ def test_what_is_not_there_is_an_error():
     )
 
 
+def test_two_pages_with_one_title_are_an_error(monkeypatch):
+    import chapters
+
+    monkeypatch.setattr(chapters, "title_of", lambda path: "Layers")
+    with pytest.raises(ValueError, match="00_neurons and 01_match have the same title"):
+        chapters.chapters.__wrapped__()
+
+
 def test_a_broken_explorer_cell_is_an_error():
     import chapters
 
@@ -344,14 +353,30 @@ def test_a_broken_explorer_cell_is_an_error():
 
 
 def test_every_public_name_has_an_entry(site):
+    "In the page of a module that has it, which the list of public names links to."
     import submatch_nb
 
     text = (site / "api.html").read_text()
     for name in submatch_nb.__all__:
-        module = getattr(submatch_nb, name).__module__
-        page = f"reference/{module.removeprefix('submatch_nb.')}"
-        assert f'href="{page}.html#{module}.{name}"' in text, name
-        assert f'id="{module}.{name}"' in (site / f"{page}.html").read_text(), name
+        pages = re.findall(rf'href="(reference/[\w.]+\.html)#(submatch_nb\.[\w.]*\b{name})"', text)
+        ((page, entry),) = set(pages)
+        assert f'id="{entry}"' in (site / page).read_text(), name
+        module = import_module(entry.removesuffix(f".{name}"))
+        assert getattr(module, name) is getattr(submatch_nb, name)
+
+
+def test_the_page_of_a_module_documents_all_that_it_hands_out(site):
+    "What another module defines, too, with its signature and its docstring."
+    import chapters
+
+    for module in chapters.modules():
+        page = site / "reference" / f"{module.removeprefix('submatch_nb.')}.html"
+        text = unescape(re.sub("<[^>]*>", "", page.read_text()))
+        for name in import_module(module).__all__:
+            if not name.startswith("_"):
+                assert re.search(rf"\b{name}\b", text), (module, name)
+    text = (site / "reference/comparison.html").read_text()
+    assert "Parameters" in text and 'id="submatch_nb.comparison.compare"' in text
 
 
 def test_an_entry_tells_what_the_docstring_tells(site):
@@ -359,6 +384,19 @@ def test_an_entry_tells_what_the_docstring_tells(site):
     assert "Parameters" in entry and "activations" in entry
     chapter = (site / "02_maximum.html").read_text()
     assert 'href="reference/maximum.html#submatch_nb.maximum.epsilon_profile"' in chapter
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_ends_with_its_sum_and_three_questions(site, name):
+    "In this order; a question has no TeX, which the site does not set in a summary."
+    cells = nbformat.read(NBS / f"{name}.ipynb", 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert re.findall("^## (.*)", text, re.MULTILINE)[-2:] == ["In short", "Check yourself"]
+    last = cells[-1].source
+    assert last.startswith("## Check yourself") and last.count("<details><summary>") == 3
+    page = (site / f"{name}.html").read_text()
+    for summary in re.findall("<summary.*?</summary>", page, re.DOTALL):
+        assert "$" not in summary and r"\(" not in summary, summary
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS[1:])
