@@ -510,15 +510,17 @@ def first_line(thing):
 def entry(module, name):
     "One entry of the reference; a link leads to it where no page before has the same."
     thing = getattr(import_module(module), name)
-    kind, options = "autofunction", []
+    kind, shown, options = "autofunction", f"{module}.{name}", []
     if inspect.isclass(thing) and not isinstance(thing, GenericAlias):
         hidden = ", ".join(getattr(thing, "_fields", ["_"]))  # a tuple's are in its signature
         kind, options = "autoclass", [":members:", f":exclude-members: {hidden}"]
     elif not inspect.isroutine(thing) and not hasattr(thing, "__wrapped__"):
-        kind, options = "py:data", [f":value: {thing!r}"] if len(repr(thing)) < 100 else []
+        kind, shown, options = "py:data", name, [f":module: {module}"]
+        if len(repr(thing)) < 100:
+            options.append(f":value: {thing!r}")
     if home(module, name) != module:
         options.append(":no-index:")
-    return "\n   ".join([f".. {kind}:: {module}.{name}", *options])
+    return "\n   ".join([f".. {kind}:: {shown}", *options])
 
 
 def module_page(module, title, page):
