@@ -11,7 +11,7 @@ PARTS = {
 }
 # In the order in which they are read
 ENGINE = (
-    *("inputs", "sets", "writing", "schemas", "files", "drawing", "moments"),
+    *("inputs", "sets", "texts", "writing", "schemas", "files", "drawing", "moments"),
     *("peel", "brackets", "search", "reference", "canonical", "chance", "intervals"),
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "pairing", "request"),

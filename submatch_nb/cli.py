@@ -293,12 +293,16 @@ def _joined() -> Iterator[None]:
 
 # %% ../nbs/engine/command_line.ipynb #e0930901
 def _complain(text: object) -> None:
-    print(f"submatch: error: {text}", file=sys.stderr, flush=True)
+    from submatch_nb.engine.texts import printable
+
+    print(printable(f"submatch: error: {text}"), file=sys.stderr, flush=True)
 
 
 def _warn(message: object, *_: object) -> None:
     "In place of `warnings.showwarning`."
-    print(f"submatch: warning: {message}", file=sys.stderr)
+    from submatch_nb.engine.texts import printable
+
+    print(printable(f"submatch: warning: {message}"), file=sys.stderr)
 
 
 def _run(args: argparse.Namespace) -> int:

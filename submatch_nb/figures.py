@@ -20,6 +20,7 @@ from .engine.analysis import profile_of
 from .engine.drawing import COLORS
 from .engine.inputs import check_epsilons
 from .engine.tables import Epsilons, grid_of
+from .engine.texts import on_figure
 from .maximum import plot_profile
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _name_layers(ax: "Axes", comparison: "Comparison") -> None:
 
     width = _inches(ax)[0]
     size = plt.rcParams["font.size"]
-    names = short_names(comparison.layers)
+    names = [on_figure(name) for name in short_names(comparison.layers)]
     labels = [
         _full_name(name, len(profile.x), len(profile.y), comparison.neurons[layer])
         for name, (layer, profile) in zip(names, comparison.profiles.items(), strict=True)
@@ -304,7 +305,8 @@ def draw_layer(
     with drawing_on(ax, 7, 3.6) as ax:
         similarity_scale(ax)
         plot_profile(profile, epsilon, ax, profile_of(baseline) if baseline else None)
-        ax.set_title(f"{layer.name}: {n_a} + {n_b} {layer.neuron}s, {profile.count:,} samples")
+        name = on_figure(layer.name)
+        ax.set_title(f"{name}: {n_a} + {n_b} {layer.neuron}s, {profile.count:,} samples")
     return ax
 
 # %% ../nbs/engine/figures.ipynb #10268e04
@@ -363,7 +365,7 @@ def _name_cells(ax: "Axes", comparison: "Comparison", cell: tuple[float, float])
     import matplotlib.pyplot as plt
 
     size = plt.rcParams["font.size"]
-    rows, columns = (short_names(names) for names in grid_of(comparison).axes)
+    rows, columns = (list(map(on_figure, short_names(names))) for names in grid_of(comparison).axes)
     ax.set_xticks(
         range(len(columns)),
         columns,

@@ -24,10 +24,11 @@ from ..comparison import Comparison, Comparisons, collect_networks, compare_acti
 from .architectures import ARCHITECTURES, build
 from .files import holds, load_tensors
 from .images import Images, load_data
-from .inputs import EPSILONS, check_epsilon
+from .inputs import EPSILONS, check_epsilon, check_epsilons
 from .names import KINDS
 from .processes import processes, together
-from .reports import SIMILARITY, Report, notes_on, show
+from .reports import SIMILARITY, Report, check_folder, notes_on, show
+from .texts import say
 from submatch_nb.engine.training import (
     Recipe,
     Trained,
@@ -38,12 +39,13 @@ from submatch_nb.engine.training import (
     train,
     untrained,
 )
-from ..explorer import demo_comparison, save_html
+from .writing import at_home, check_free
+from ..explorer import PAGE, demo_comparison, save_html
 
 # %% ../../nbs/engine/commands.ipynb #1c6912b1
 def _writable(folder: str | os.PathLike) -> Path:
     "Make the folder for the results and try it; OSError where nothing can be written there."
-    path = Path(folder).expanduser()
+    path = at_home(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -62,7 +64,7 @@ def _device() -> str:
 def _say(*lines: str) -> None:
     "Print, in the first process."
     if processes()[0] == 0:
-        print(*lines, sep="\n", flush=True)
+        say(*lines, sep="\n")
 
 # %% ../../nbs/engine/commands.ipynb #1658e46b
 def _epoch_in(path: Path) -> int:
@@ -102,11 +104,10 @@ def _train_each(
                 _device(),
                 progress=rank == 0,
             ).about
-            print(
+            say(
                 f"seed {seeds[i]}: {_how_trained(before[i], about['epoch'])};"
                 f" {about['test_accuracy']:.1%} of {len(data[1]):,} images held out are right."
-                f" {paths[i]}",
-                flush=True,
+                f" {paths[i]}"
             )
     return paths
 
@@ -249,6 +250,7 @@ def _one_thread() -> Iterator[None]:
 def demo(args: argparse.Namespace) -> None:
     "Train two networks on digits and compare them on all 1,797 images."
     out = _writable(args.out)
+    check_folder(out, several=False, baseline=True, explorer=True)
     data = load_data("digits", "train"), load_data("digits", "test")
     _say(
         "Two small VGGs learn to read digits: same architecture,"
@@ -301,6 +303,39 @@ def _seen(networks: Iterable[Trained], images: Images) -> int:
     return len(images) if all(net.about["images"] == fingerprint for net in networks) else 0
 
 # %% ../../nbs/engine/commands.ipynb #3ab38b9d
+_PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+_IN_PYTHON = """{file} may hold pickled objects, which can run any code, so it is not opened. \
+Build the networks in Python, and compare them there:
+
+    import torch, submatch_nb
+    a, b = YourNetwork(), YourNetwork()  # as they were trained
+    a.{a}
+    b.{b}
+    print(submatch_nb.compare(a, b, images).table())  # images: a DataLoader, a tensor, ...
+
+Activations go into .npz or .safetensors files."""
+
+
+def _pickled(file: str) -> bool:
+    "Is it a file that `torch.save` or pickle has written?"
+    if holds(file) is not None:
+        return False
+    with open(file, "rb") as f:
+        return Path(file).suffix.lower() in _PICKLED or f.read(1) == b"\x80"
+
+
+def _in_python(files: Sequence[str]) -> str:
+    "How networks are compared whose weights are pickled."
+    lines = []
+    for file in (*files, *files)[:2]:
+        weights = f"torch.load({file!r}, weights_only=True)"
+        if not _pickled(file):
+            weights = f"submatch_nb.load_checkpoint({file!r}).model.state_dict()"
+        lines.append(f"load_state_dict({weights})")
+    first = next(filter(_pickled, files))
+    return _IN_PYTHON.format(file=first, a=lines[0], b=lines[1])
+
+
 def open_networks(files: Sequence[str]) -> dict[str, Trained]:
     """The networks in files and folders.
 
@@ -323,6 +358,8 @@ def open_networks(files: Sequence[str]) -> dict[str, Trained]:
     """
     folders = [f for f in files if Path(f).is_dir()]
     plain = [f for f in files if f not in folders and holds(f) != "checkpoint"]
+    if any(map(_pickled, plain)):
+        raise ValueError(_in_python([f for f in files if f not in folders]))
     if len(plain) == len(files) == 2:
         return {}
     if plain:
@@ -349,16 +386,19 @@ def open_networks(files: Sequence[str]) -> dict[str, Trained]:
 def compare_files(args: argparse.Namespace) -> None:
     "Compare networks from checkpoints, layer by layer, or activations from two files."
     simple = _epsilon_of_simple(args)
-    for e in (*args.epsilon, simple or 0):
-        check_epsilon(e)
+    check_epsilons(args.epsilon)
+    check_epsilon(simple or 0)
     report = Report(args.epsilon, simple, _writable(args.out))
     networks = open_networks(args.files)
+    crosses = _crosses(_layers(args.layers or ["relu"]))
+    explorer = len(networks) <= 2 and not crosses
+    check_folder(report.out, len(networks) > 2, bool(networks), explorer)
     if not networks:
         compare_two_matrices(args, report)
         return
     layers = _layers(args.layers or ["relu"])
     data = _data_of(next(iter(networks.values())).about, args.data)
-    if args.simple is not None and (len(networks) > 2 or _crosses(layers)):
+    if args.simple is not None and not explorer:
         raise ValueError("--simple is for two networks compared layer by layer: leave it out")
     images, seen = _images_for(networks.values(), data, args)
     for name, net in networks.items():
@@ -393,7 +433,7 @@ def compare_two_matrices(args: argparse.Namespace, report: Report) -> None:
     if processes()[0] > 0:
         return  # they are read by the first process
     layers = _layers(args.layers) if args.layers else None
-    if args.simple is not None and _crosses(layers or []):
+    if args.simple is not None and layers and _crosses(layers):
         raise ValueError("--simple is for layers compared one with one: leave it out")
     show(
         compare_activations(args.files[0], args.files[1], layers),
@@ -404,9 +444,10 @@ def compare_two_matrices(args: argparse.Namespace, report: Report) -> None:
 # %% ../../nbs/engine/commands.ipynb #e7ccf853
 def explore_file(args: argparse.Namespace) -> None:
     "Write the explorer of a saved comparison."
-    out = Path(args.out or Path(args.comparison).with_suffix(".html")).expanduser()
+    out = at_home(args.out or Path(args.comparison).with_suffix(".html"))
+    check_free(out, PAGE)
     save_html(Comparison.load(args.comparison), out)
-    print(f"Saved {out}: open it in a browser")
+    say(f"Saved {out}: open it in a browser")
 
 
 def reproduce_config(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .results import Results, half_epsilons, summary
+from .texts import on_figure
 from ..figures import figure_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def by_depth(layers: Sequence[str], ax: "Axes | None" = None) -> "Axes":
     if ax is None:
         fig, ax = plt.subplots(figsize=(7, 3.8), dpi=100, layout="constrained")
         plt.close(fig)  # it is shown once, as what a cell returns
-    short = [layer.removesuffix(".relu") for layer in layers]
+    short = [on_figure(layer.removesuffix(".relu")) for layer in layers]
     ax.set_xticks(range(len(short)), short, rotation=90, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="layer, from input to output")

@@ -1,0 +1,457 @@
+"""Files: written whole or not at all, by many at once, over nothing else; refused where one bit has
+changed; and what stands in them can do nothing but be read.
+"""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from submatch_nb import compare_activations, load_checkpoint
+from submatch_nb.comparison import Comparison, Comparisons
+from submatch_nb.engine import writing
+from submatch_nb.engine.files import (
+    holds,
+    load_json,
+    load_tensors,
+    save_json,
+    save_tensors,
+    seal_of,
+)
+from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.training import Recipe, train
+from submatch_nb.engine.writing import (
+    Output,
+    check_free,
+    containing,
+    sweep,
+    write_together,
+    write_whole,
+)
+from submatch_nb.explorer import save_html
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(60, 5)), RNG.normal(size=(60, 4))
+TEXT = containing("a text", b"", start=b"text")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        yield
+
+
+def listing(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+# The writer
+
+
+@pytest.mark.parametrize("many", [threading.Thread, multiprocessing.get_context("fork").Process])
+def test_many_write_one_path_and_readers_see_whole_files(many, tmp_path):
+    "Also processes that believe to be the same one, as in two containers."
+    path = tmp_path / "one"
+    texts = [f"text {k} " * 4000 for k in range(8)]
+    write_whole(path, lambda part: part.write_text(texts[0]))
+
+    def work(text):
+        os.getpid = lambda: 1  # in a thread for all; nobody asks
+        for _ in range(12):
+            write_whole(path, lambda part: part.write_text(text))
+
+    pid = os.getpid
+    try:
+        workers = [many(target=work, args=(text,)) for text in texts]
+        for worker in workers:
+            worker.start()
+        seen = set()
+        while any(worker.is_alive() for worker in workers):
+            seen.add(path.read_text())
+    finally:
+        os.getpid = pid
+    for worker in workers:
+        worker.join()
+        assert getattr(worker, "exitcode", 0) == 0
+    assert seen <= set(texts) and path.read_text() in texts
+    assert listing(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "folder"])
+def test_what_stands_at_the_temporary_name_is_not_touched(kind, tmp_path, monkeypatch):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(writing, "_own_name", lambda: ".planted.part")
+    planted = tmp_path / ".planted.part"
+    {
+        "link": lambda: planted.symlink_to(victim),
+        "file": lambda: planted.write_text("somebody's"),
+        "folder": planted.mkdir,
+    }[kind]()
+    with pytest.raises(OSError, match="cannot write .*new"):
+        write_whole(tmp_path / "new", lambda part: part.write_text("text"))
+    assert victim.read_text() == "precious" and not (tmp_path / "new").exists()
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced_not_followed(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("text of somebody")
+    link.symlink_to(victim)
+    write_whole(link, lambda part: part.write_text("text"), TEXT)
+    assert victim.read_text() == "text of somebody" and not link.is_symlink()
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere")
+    write_whole(link, lambda part: part.write_text("text"), TEXT)
+    assert link.read_text() == "text" and not (tmp_path / "nowhere").exists()
+
+
+def test_temporary_names_are_drawn(tmp_path):
+    names = set()
+    for k in range(50):
+        write_whole(tmp_path / "f", lambda part: names.add(part.name))
+    assert len(names) == 50 and all(writing._OWN.fullmatch(name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["é" * 120, "a" * 255, "with\nline", " ", "f.part"])
+def test_odd_names(name, tmp_path):
+    write_whole(tmp_path / name, lambda part: part.write_text("text"))
+    assert (tmp_path / name).read_text() == "text" and len(listing(tmp_path)) == 1
+
+
+def test_leavings_are_swept_only_ours_and_only_old_ones(tmp_path):
+    ours = tmp_path / f".submatch-{'0' * 16}.part"
+    folder = tmp_path / f".submatch-{'1' * 16}.part"
+    young = tmp_path / f".submatch-{'2' * 16}.part"
+    link = tmp_path / f".submatch-{'3' * 16}.part"
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "kept").write_text("kept")
+    folder.mkdir()
+    (folder / "half").write_text("half")
+    others = ["video.1.part", ".submatch-xyz.part", f"submatch-{'4' * 16}.part", "movie.part"]
+    for path in (ours, young, *(tmp_path / name for name in others)):
+        path.write_text("half")
+    link.symlink_to(tmp_path / "outside")
+    old = time.time() - 10 * 24 * 3600
+    for path in (ours, folder, link, *(tmp_path / name for name in others)):
+        os.utime(path, (old, old), follow_symlinks=False)
+    write_whole(tmp_path / "new", lambda part: part.write_text("text"))
+    assert listing(tmp_path) == sorted([*others, young.name, "new", "outside"])
+    assert (tmp_path / "outside" / "kept").read_text() == "kept"
+    sweep(tmp_path / "nowhere")  # nothing to do
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyError("own"), KeyboardInterrupt()]
+)
+def test_the_real_error_is_shown_where_cleaning_up_fails_too(error, tmp_path, monkeypatch):
+    def write(part):
+        part.write_text("half")
+        monkeypatch.setattr(Path, "unlink", read_only)
+        monkeypatch.setattr(os, "rmdir", read_only)
+        raise error
+
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    with pytest.raises(type(error)) as caught:
+        write_whole(tmp_path / "f", write)
+    assert "Read-only" not in str(caught.value)
+    assert "No space left" in str(caught.value) or not isinstance(error, OSError)
+    with pytest.raises(type(error)) as caught:
+        write_together(tmp_path, [Output("f", TEXT, write)])
+    assert "Read-only" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    code = """
+        import os, sys
+        from submatch_nb.engine.writing import write_whole, write_together, Output, TABLE
+        os.chmod(sys.argv[1], 0o555)
+        if os.getuid() == 0:
+            os.setuid(12345)
+        for write in (lambda: write_whole(sys.argv[1] + "/f", lambda part: None),
+                      lambda: write_together(sys.argv[1], [Output("f", TABLE, lambda part: None)])):
+            try:
+                write()
+            except OSError as error:
+                print(error)
+    """
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    for above in (tmp_path, *tmp_path.parents[:-1]):
+        os.chmod(above, os.stat(above).st_mode | stat.S_IXOTH | stat.S_IROTH)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True
+    )
+    folder.chmod(0o755)
+    assert run.stdout.count("Permission denied") == 2 and "cannot write" in run.stdout, run.stderr
+    assert not listing(folder)
+
+
+# Sets
+
+
+def pair(number):
+    "A set of three files."
+    return [
+        Output(name, TEXT, lambda part, name=name: part.write_text(f"text {name} {number}"))
+        for name in ("table", "figure", "comparison")
+    ]
+
+
+def numbers(folder):
+    "The run that each visible file is of."
+    return {path.read_text().split()[-1] for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_a_kill_between_the_files_of_a_set_never_mixes_two(at, tmp_path):
+    "A real process, ended at one of its moves."
+    write_together(tmp_path, pair("old"))
+    child = os.fork()
+    if child == 0:
+        count, real = iter(range(100)), os.replace
+
+        def deadly(here, there):
+            if next(count) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(here, there)
+
+        os.replace = deadly
+        write_together(tmp_path, pair("new"))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len(numbers(tmp_path)) <= 1
+    write_together(tmp_path, pair("last"))
+    assert numbers(tmp_path) == {"last"} and len(list(tmp_path.glob("[!.]*"))) == 3
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("error", [OSError(5, "I/O error"), KeyboardInterrupt()])
+def test_a_set_that_fails_leaves_the_old_one(at, error, tmp_path, monkeypatch):
+    write_together(tmp_path, pair("old"))
+    (tmp_path / "explorer").write_text("text explorer old")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    count, real = iter(range(100)), os.replace
+
+    def failing(here, there):
+        if next(count) == at:
+            raise error
+        real(here, there)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(type(error)):
+        write_together(tmp_path, pair("new"), {"explorer": TEXT})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_set_removes_what_no_longer_belongs_and_nothing_else(tmp_path):
+    write_together(tmp_path, [*pair("old"), Output("page", TEXT, lambda p: p.write_text("text"))])
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    family = dict.fromkeys(("page", "notes", "table", "folder", "gone"), TEXT)
+    write_together(tmp_path, pair("new"), family)
+    assert listing(tmp_path) == ["comparison", "figure", "folder", "notes", "table"]
+
+
+def test_a_set_is_not_written_over_another_kind(tmp_path):
+    (tmp_path / "figure").write_text("my thesis")
+    with pytest.raises(FileExistsError, match="figure: what is there is not a text"):
+        write_together(tmp_path, pair("new"))
+    assert listing(tmp_path) == ["figure"]
+    (tmp_path / "figure").unlink()
+    (tmp_path / "figure").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_together(tmp_path, pair("new"))
+    assert listing(tmp_path) == ["figure"]
+
+
+# Kinds
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "One file of each kind, by what wrote it."
+    folder = tmp_path_factory.mktemp("made")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        moments = Moments(X, Y)
+        moments.save(folder / "moments")
+        Moments(X, Y, root=True).save(folder / "root")
+        comparison = compare_activations({"f": X, "g": X}, {"f": Y, "g": Y}, progress=False)
+        comparison.table(simple=0.5)
+        comparison.save(folder / "comparison", moments=True)
+        comparison.save(folder / "small")
+        Comparisons({("a", "b"): comparison}).save(folder / "comparisons")
+        save_html(comparison, folder / "page")
+    train("digits-mlp", seed=3, path=folder / "checkpoint", recipe=Recipe(0), progress=False)
+    save_json(folder / "json", "facts", {"a": 0.5})
+    return folder
+
+
+WRITERS = {
+    "moments": lambda path: Moments(X, Y).save(path),
+    "comparison": lambda path: compare_activations(X, Y, progress=False).save(path),
+    "comparisons": lambda path: Comparisons(
+        {("a", "b"): compare_activations(X, Y, progress=False)}
+    ).save(path),
+    "page": lambda path: save_html(compare_activations(X, Y, progress=False), path),
+    "checkpoint": lambda path: save_tensors(path, "checkpoint", {"a": torch.ones(2)}),
+    "json": lambda path: save_json(path, "facts", {}),
+}
+LOADERS = {
+    "moments": Moments.load,
+    "root": Moments.load,
+    "comparison": Comparison.load,
+    "small": Comparison.load,
+    "comparisons": Comparisons.load,
+    "checkpoint": load_checkpoint,
+    "json": lambda path: load_json(path, "facts"),
+}
+
+
+@pytest.mark.parametrize("new", WRITERS)
+def test_nothing_is_overwritten_by_another_kind(new, made, tmp_path):
+    path = tmp_path / "f"
+    for old in WRITERS:
+        path.write_bytes((made / old).read_bytes())
+        before = path.read_bytes()
+        if old == new:
+            WRITERS[new](path)
+            continue
+        with pytest.raises(FileExistsError, match="cannot write .*f: what is there is not a"):
+            WRITERS[new](path)
+        assert path.read_bytes() == before, (old, new)
+    for content in (b"\x93NUMPY", b"PK\x03\x04", b"notes", b"\x80\x04.", b"<!doctype html><p>mine"):
+        path.write_bytes(content)
+        with pytest.raises(FileExistsError):
+            WRITERS[new](path)
+        assert path.read_bytes() == content
+    for nothing in ("empty", "missing"):
+        path.write_bytes(b"") if nothing == "empty" else path.unlink()
+        WRITERS[new](path)
+        check_free(path, containing("anything", b""))
+
+
+# Seals
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_flipped_bit_is_refused(name, made, tmp_path):
+    "Drawn everywhere in the file, and all of its first bytes."
+    whole = (made / name).read_bytes()
+    path = tmp_path / f"{name}.file"
+    path.write_bytes(whole)
+    LOADERS[name](path)
+    bits = random.Random(name).sample(range(8 * len(whole)), min(200, 8 * len(whole)))
+    for bit in [*bits, *range(8 * 24)]:
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            LOADERS[name](path)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_cut_and_every_tail_is_refused(name, made, tmp_path):
+    whole = (made / name).read_bytes()
+    path = tmp_path / f"{name}.file"
+    draw = random.Random(name)
+    for size in [0, 1, 7, 8, 9, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(40))]:
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            LOADERS[name](path)
+    for tail in (b"\0", b"0", b"\n", b" ", whole):
+        path.write_bytes(whole + tail)
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            LOADERS[name](path)
+
+
+def test_swapped_blocks_are_refused(made, tmp_path):
+    "Damage that leaves the sum of all bytes as it was."
+    whole = (made / "comparison").read_bytes()
+    path = tmp_path / "c"
+    for start in range(0, len(whole) - 128, len(whole) // 30):
+        block = whole[start : start + 128]
+        swapped = whole[:start] + block[64:] + block[:64] + whole[start + 128 :]
+        if swapped == whole:
+            continue
+        path.write_bytes(swapped)
+        with pytest.raises(ValueError):
+            Comparison.load(path)
+
+
+def test_what_the_version_before_wrote_is_read_with_a_warning(made, tmp_path):
+    for name in ("moments", "comparison", "comparisons", "checkpoint"):
+        with safe_open(made / name, "pt") as f:
+            names = list(f.keys())
+            tensors = {key: f.get_tensor(key) for key in names}
+            metadata = f.metadata()
+        metadata.pop("sha256")
+        save_file(tensors, tmp_path / name, metadata)
+        with pytest.warns(SubmatchWarning, match=f"{name} is unverified"):
+            LOADERS[name](tmp_path / name)
+    old = json.loads((made / "json").read_text())
+    (tmp_path / "json").write_text(json.dumps({"a": old["a"]}))
+    with pytest.warns(SubmatchWarning, match="json is unverified"):
+        assert load_json(tmp_path / "json", "facts") == {"a": 0.5}
+    for lacking in ("submatch", "sha256"):
+        (tmp_path / "json").write_text(json.dumps({k: v for k, v in old.items() if k != lacking}))
+        with pytest.raises(ValueError, match="json is damaged"):
+            load_json(tmp_path / "json", "facts")
+
+
+def test_the_same_content_makes_the_same_bytes(tmp_path):
+    for k in range(6):
+        Moments(X, Y).save(tmp_path / f"{k}")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    Moments(X + 1, Y).save(tmp_path / "other")
+    assert seal_of(tmp_path / "0") == seal_of(tmp_path / "1") != seal_of(tmp_path / "other")
+    (tmp_path / "plain").write_bytes(b"ab")
+    assert seal_of(tmp_path / "plain").startswith("fb8e20fc2e4c3f24")  # SHA-256 of "ab"
+    with pytest.raises(FileNotFoundError):
+        seal_of(tmp_path / "none")
+
+
+def test_any_name_of_a_tensor_and_any_value_comes_back(tmp_path):
+    "The header is rewritten after safetensors has made it."
+    names = ["".join(map(chr, range(k, k + 64))) for k in range(0, 0x300, 64)]
+    names += ['"sha256":"' + "0" * 64 + '"', "\\", "", "é" * 50, "\U0001f600", "\u2028"]
+    tensors = {name: torch.full((k % 3 + 1,), float(k)) for k, name in enumerate(names)}
+    tensors |= {
+        "half": torch.ones(3).bfloat16(),
+        "scalar": torch.tensor(2),
+        "none": torch.ones(0, 4),
+    }
+    about = {name: [name, 0.1, None, float("inf")] for name in names}
+    save_tensors(tmp_path / "t", "thing", tensors, held=about)
+    back, said = load_tensors(tmp_path / "t", "thing")
+    assert said == {"held": about} and back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    assert holds(tmp_path / "t") == "thing"
+
+
+def test_a_warning_that_is_an_error_is_no_damage(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "old", {"submatch": "thing", "about": "{}"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(SubmatchWarning, match="unverified"):
+            load_tensors(tmp_path / "old", "thing")
