@@ -753,17 +753,19 @@ def test_sampled_positions():
 
 
 class Breaking(Dataset):
-    "Digits whose reading fails once, from item `at` on."
+    "Digits whose reading fails once `at` of them were read."
 
     def __init__(self, at):
         self.at = at
+        self.read = 0
 
     def __len__(self):
         return 300
 
     def __getitem__(self, i):
-        if self.at is not None and i >= self.at:
+        if self.read == self.at:
             raise OSError("the disk went away")
+        self.read += 1
         return DIGITS[i]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
 from torch import nn
 
 from .activations import Matrices, Pairing, collect_activations
@@ -17,7 +18,9 @@ from .collecting import collect_all
 from .compared import Comparison
 from .distributed import collect_distributed
 from .layer import Collected
+from .reading import Images
 from submatch_nb.engine.request import (
+    GROUPS,
     Data,
     LayerChoice,
     Models,
@@ -62,6 +65,10 @@ def collect_networks(
     neurons: Neuron | Mapping[str, Neuron] | None = None,
     cross: bool = False,
     resume: str | Path | None = None,
+    null: int = 1,
+    groups: int = GROUPS,
+    center: bool = False,
+    images: Images = None,
 ) -> dict[Pair, Collected]:
     "What `compare` and `compare_all` analyse, (name, name) -> `Collected`; arguments as theirs."
     crossed = cross or (isinstance(layers, str) and layers == "cross")
@@ -78,6 +85,10 @@ def collect_networks(
         cross=cross,
         preprocess=_by_name(preprocess, models),
         resume=resume,
+        null=null,
+        groups=groups,
+        center=center,
+        images=images,
     )
 
 # %% ../../nbs/engine/comparing.ipynb #b02041ef
@@ -96,6 +107,10 @@ def compare(
     neurons: Neuron | Mapping[str, Neuron] | None = None,
     cross: bool = False,
     resume: str | Path | None = None,
+    null: int = 1,
+    groups: int = GROUPS,
+    center: bool = False,
+    images: Images = None,
 ) -> Comparison:
     """To what extent do two networks learn the same representation?
 
@@ -145,7 +160,22 @@ def compare(
     resume : str or Path, optional
         File for the sums so far. Where it is there, the pass goes on from it; it is deleted at
         the end.
-
+    null : int
+        How often to shuffle the images of one network against those of the other, in the same
+        pass: what chance gives for these activations. 1 shows a level beside each similarity, 19
+        or more give a p value and a band, 0 none. A Dataset, a tensor, or a loader that does not
+        shuffle is read in one random order, always the same, and shuffled over all images; an
+        iterable within windows, and `Layer.null_about` says so.
+    groups : int
+        Groups of images whose moments are kept too, for intervals; 0 for none. 20, the default,
+        are as many as there are images where these are fewer. Fewer are taken, with a warning,
+        where they need more than a quarter of the memory.
+    center : bool
+        Match neurons less their means, the affine match, instead of the paper's.
+    images : array, str or function, optional
+        What is exchangeable, where it is not an input, such as a film of several frames: an id for
+        each input, or a key of the batches, or a function of a batch, that gives an id for each of
+        its inputs.
     Returns
     -------
     Comparison
@@ -159,14 +189,15 @@ def compare(
     ValueError
         Naming the layer, for activations that are not finite and for samples that differ between
         the networks, where these are called "first" and "second"; for data without a batch; for
-        an option that has a value it cannot have.
-
+        an option that has a value it cannot have; for a null of fewer than three images, and for
+        more groups than images.
     Warns
     -----
     SubmatchWarning
         Naming the layer, where the neurons of a network span all of sample space, so that their
-        similarity means nothing.
-
+        similarity means nothing, and where its images cannot be told from its positions, so that
+        it has no null; where both networks are the same one; where like images stand together in
+        an iterable.
     References
     ----------
     Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
@@ -189,6 +220,10 @@ def compare(
         neurons=neurons,
         cross=cross,
         resume=resume,
+        null=null,
+        groups=groups,
+        center=center,
+        images=images,
     ).values()
     return Comparison.from_moments(collected)
 
@@ -207,6 +242,10 @@ def compare_all(
     neurons: Neuron | Mapping[str, Neuron] | None = None,
     cross: bool = False,
     resume: str | Path | None = None,
+    null: int = 1,
+    groups: int = GROUPS,
+    center: bool = False,
+    images: Images = None,
 ) -> Comparisons:
     """Every pair of several networks, in one pass over the data that runs each network once.
 
@@ -216,6 +255,8 @@ def compare_all(
         Two networks or more; or a folder in which `submatch train` left checkpoints.
     data, layers, distributed, batch_size, progress, precision, positions, neurons, cross, resume
         As of `compare`. A tuple in `layers` has a name for each network.
+    null, groups, center, images
+        As of `compare`.
     preprocess : function, list or dict, optional
         As of `compare`; a dict has the networks' names, or their places in a list.
 
@@ -247,6 +288,10 @@ def compare_all(
         neurons=neurons,
         cross=cross,
         resume=resume,
+        null=null,
+        groups=groups,
+        center=center,
+        images=images,
     )
     return Comparisons.from_moments(collected)
 
@@ -257,6 +302,11 @@ def compare_activations(
     layers: Pairing = None,
     progress: bool = True,
     precision: Precision = "auto",
+    *,
+    null: int = 1,
+    groups: int = GROUPS,
+    center: bool = False,
+    images: ArrayLike | None = None,
 ) -> Comparison:
     """Compare activations that another tool saved, or that are in memory.
 
@@ -273,6 +323,12 @@ def compare_activations(
         Show a progress bar for each layer.
     precision : {"auto", "exact"}
         As of `compare`.
+    null, groups, center
+        As of `compare`. Rows of a file that can only be read one after the other, and does not fit
+        into half a gigabyte, are shuffled within windows.
+    images : array_like, (samples,), optional
+        An id for each row, where several rows belong to one image, such as the positions of a
+        convolution: what is shuffled is the image. None: each row is an image.
 
     Returns
     -------
@@ -293,4 +349,15 @@ def compare_activations(
     SubmatchWarning
         As `compare`.
     """
-    return Comparison.from_moments(collect_activations(a, b, layers, progress, precision))
+    collected = collect_activations(
+        a,
+        b,
+        layers,
+        progress,
+        precision,
+        null=null,
+        groups=groups,
+        center=center,
+        images=images,
+    )
+    return Comparison.from_moments(collected)

@@ -32,7 +32,9 @@ from submatch_nb.engine.processes import (
     tell,
     together,
 )
+from .reading import Images
 from submatch_nb.engine.request import (
+    GROUPS,
     Data,
     LayerChoice,
     Models,
@@ -116,6 +118,11 @@ def collect_distributed(
     cross: bool = False,
     preprocess: Preprocess | Mapping[Any, Preprocess | None] | None = None,
     resume: str | Path | None = None,
+    *,
+    null: int = 1,
+    groups: int = GROUPS,
+    center: bool = False,
+    images: Images = None,
 ) -> dict[tuple[Any, Any], Collected]:
     """Collect by all processes of torch.distributed's group together.
 
@@ -134,6 +141,8 @@ def collect_distributed(
         Show a progress bar, in the first process.
     resume : str or Path, optional
         As in `collect_all`; each process has a file of its own, which ends in its number.
+    null, groups, center, images
+        As in `collect_all`.
 
     Returns
     -------
@@ -158,6 +167,10 @@ def collect_distributed(
         cross=cross,
         preprocess=preprocess,
         resume=resume,
+        null=null,
+        groups=groups,
+        center=center,
+        images=images,
     )
     if size > 1 and resume:
         request = replace(request, resume=f"{resume}.{rank}")
@@ -178,7 +191,8 @@ def added_up(
     mine: dict[tuple[Any, Any], Collected] = {}
     with together():
         part = share(data, batch_size=request.batch_size)
-        request = replace(request, positions=draws_here(request.positions, data))
+        positions = draws_here(request.positions, data)
+        request = replace(request, positions=positions, null=0, groups=0, images=None)
         if count_inputs(part) != 0:
             mine = collect_if_any(models, part, request)
     facts = tell_facts(mine)

@@ -7,7 +7,7 @@ __all__ = ['SHARE', 'leave_one_out', 'Interval', 'quantile', 'standard_error', '
            'similarity_interval', 'network_interval']
 
 # %% ../../nbs/engine/intervals.ipynb #4322f715
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # this module uses what its profiles hold, not how they are m
     from submatch_nb.maximum import Profile
 
 # %% ../../nbs/engine/intervals.ipynb #7560ad0f
-def leave_one_out(groups: Sequence[Moments]) -> list[Moments]:
-    """Moments of all groups but one, for each group.
+def leave_one_out(groups: Sequence[Moments]) -> Iterator[Moments]:
+    """Moments of all groups but one, for each group, one after the other.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def leave_one_out(groups: Sequence[Moments]) -> list[Moments]:
 
     Returns
     -------
-    list of Moments
+    iterator of Moments
         As many, the first without the first group.
 
     Raises
@@ -43,15 +43,23 @@ def leave_one_out(groups: Sequence[Moments]) -> list[Moments]:
             f"there are {len(groups)} groups of images: an interval takes two or more, "
             "groups=20 in compare"
         )
-    after = [groups[-1]]
-    for group in groups[-2:0:-1]:
-        after.append(group + after[-1])
-    left_out = [after.pop()]
-    before = groups[0]
-    for group in groups[1:-1]:
-        left_out.append(before + after.pop())
-        before = before + group
-    return [*left_out, before]
+    return _without_each(groups, range(len(groups)), None)
+
+
+def _without_each(
+    groups: Sequence[Moments], inside: range, outside: Moments | None
+) -> Iterator[Moments]:
+    "What is left without each of the groups `inside`, where `outside` are all others."
+    if len(inside) == 1:
+        assert outside is not None
+        yield outside
+        return
+    middle = len(inside) // 2
+    for own, others in ((inside[:middle], inside[middle:]), (inside[middle:], inside[:middle])):
+        rest = outside
+        for number in others:
+            rest = groups[number] if rest is None else rest + groups[number]
+        yield from _without_each(groups, own, rest)
 
 # %% ../../nbs/engine/intervals.ipynb #3f243eb6
 class Interval(NamedTuple):

@@ -116,13 +116,14 @@ class Sums:
         device: torch.device | str,
     ) -> None:
         self.sizes = list(sizes)
+        self.pairs = list(pairs)
         self.ends = ends_of(sizes)
         self.count = 0
         self.chunks = 0
         self.sum = torch.zeros(self.ends[-1], dtype=torch.float64, device=device)
         starts = torch.tensor(self.ends[:-1], device=device)
         self.alike = starts.repeat_interleave(torch.tensor(self.sizes, device=device))
-        self.room = self.sum.new_empty(self.ends[-1] * CHUNK)
+        self.room: Tensor | None = None  # for a chunk; made when it is needed
         self.products = [
             Product(rows, columns, self._zeros(rows, columns))
             for rows, columns in product_ranges(pairs, self.ends)
@@ -133,13 +134,37 @@ class Sums:
 
     def add(self, parts: Sequence[Tensor]) -> None:
         """Add a batch: the layers' outputs, (inputs, neurons, positions) each."""
+        if self.room is None:
+            self.room = self.sum.new_empty(self.ends[-1] * CHUNK)
         for Z in chunks_of(parts, self.room):
-            for rows, columns, total in self.products:
-                total += Z[rows] @ Z[columns].T
-            self.sum += Z.sum(1)
-            self.alike = still_alike(self.alike, Z)
-            self.count += Z.shape[1]
-            self.chunks += 1
+            self.take(Z)
+
+    def take(self, Z: Tensor) -> None:
+        """Add a chunk, (neurons, samples), all layers below each other."""
+        for rows, columns, total in self.products:
+            total += Z[rows] @ Z[columns].T
+        self.sum += Z.sum(1)
+        self.alike = still_alike(self.alike, Z)
+        self.count += Z.shape[1]
+        self.chunks += 1
+
+    def include(self, other: "Sums") -> None:
+        """Add the sums of other samples of the same layers, which are not yet in them."""
+        device = self.sum.device
+        for own, its in zip(self.products, other.products, strict=True):
+            own.sum.add_(its.sum.to(device))
+        self.sum = self.sum + other.sum.to(device)
+        self.alike = first_equal(torch.stack([self.alike, other.alike.to(device)]))
+        self.count += other.count
+        self.chunks = max(self.chunks, other.chunks) + 1
+
+    def to(self, device: torch.device | str) -> "Sums":
+        """The same on another device; itself where it is there already."""
+        if self.sum.device == torch.device(device):
+            return self
+        tensors, values = self.state()
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return Sums.of_state(State(moved, values), self.pairs)
 
     def state(self) -> State:
         """What `of_state` takes."""
@@ -174,9 +199,13 @@ class Sums:
             ]
         return gram.triu_() + gram.triu(1).T if i == j else gram
 
-    def moments(self, i: int, j: int) -> Moments:
-        """Of layer i in one network and layer j in another, i < j."""
-        cross = self.gram(i, j)
+    def moments(self, i: int, j: int, cross: Tensor | None = None) -> Moments:
+        """Of layer i in one network and layer j in another, i < j.
+
+        With other second moments between the two, (n_i, n_j), where `cross` are given.
+        """
+        if cross is None:
+            cross = self.gram(i, j)
         above = torch.cat([self.gram(i, i), cross], 1)
         below = torch.cat([cross.T, self.gram(j, j)], 1)
         gram = torch.cat([above, below])
