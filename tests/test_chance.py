@@ -302,7 +302,7 @@ def test_what_is_left_without_each_group(count, root):
     parts = [relu_layers(rng, size, 4, 5) for size in sizes]
     parts = [tuple(part) for part in parts]
     groups = [Moments(*part, root=root) for part in parts]
-    left_out = leave_one_out(groups)
+    left_out = list(leave_one_out(groups))
     assert len(left_out) == count
     for k, rest in enumerate(left_out):
         X, Y = (np.concatenate(z) for z in zip(*parts[:k], *parts[k + 1 :], strict=True))

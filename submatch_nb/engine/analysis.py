@@ -81,7 +81,7 @@ def analysed(layer: Layer) -> Layer:
 
 def seen(layer: Layer, moments: Moments) -> Moments:
     "The moments as the layer is analysed: as they are, or centred."
-    return moments.centered() if layer.centered else moments
+    return moments.centered() if layer.centered else moments  # type: ignore[attr-defined]
 
 
 def left_out_profiles(layer: Layer) -> Sequence[Profile]:
