@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from submatch_nb import compare_activations, load_checkpoint
-from submatch_nb.comparison import Comparison, Comparisons
+from submatch_nb.comparison import Comparison, Comparisons, compare_all
 from submatch_nb.engine import writing
 from submatch_nb.engine.files import (
     holds,
@@ -46,6 +46,7 @@ from submatch_nb.engine.writing import (
     write_whole,
 )
 from submatch_nb.explorer import save_html
+from submatch_nb.layers import Sampled
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 5)), RNG.normal(size=(60, 4))
@@ -455,3 +456,192 @@ def test_a_warning_that_is_an_error_is_no_damage(tmp_path):
         warnings.simplefilter("error")
         with pytest.raises(SubmatchWarning, match="unverified"):
             load_tensors(tmp_path / "old", "thing")
+
+
+# What is saved comes back
+
+
+def same_layer(one, other):
+    assert one.name == other.name and one.names == other.names
+    assert (one.neuron, one.positions) == (other.neuron, other.positions)
+    assert len(one.profiles) == len(other.profiles)
+    for p, q in zip([one.profile, *one.profiles], [other.profile, *other.profiles]):
+        assert (p.count, p.route) == (q.count, q.route)
+        for a, b in zip([p.x, p.y, *p.lower, *p.upper], [q.x, q.y, *q.lower, *q.upper]):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(one.residual, other.residual):
+        np.testing.assert_array_equal(a, b)
+
+
+def convolutions(seed):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 3), torch.nn.ReLU()
+    )
+
+
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+def test_draws_come_back_with_their_bounds_and_routes(precision, tmp_path):
+    networks = {("net", seed): convolutions(seed) for seed in (0, 1)}
+    images = torch.rand(40, 1, 8, 8)
+    sampled = Sampled(50, draws=3, seed=1)
+    found = compare_all(networks, images, progress=False, positions=sampled, precision=precision)
+    found.save(tmp_path / "several")
+    again = Comparisons.load(tmp_path / "several")
+    assert list(again) == list(found) == [(("net", 0), ("net", 1))]
+    (pair,) = found
+    found[pair].save(tmp_path / "one")
+    for loaded in (again[pair], Comparison.load(tmp_path / "one")):
+        assert loaded.layers == found[pair].layers
+        for name, layer in found[pair].items():
+            assert len(layer.profiles) == 3 and {p.route for p in layer.profiles} != {""}
+            same_layer(layer, loaded[name])
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), (0, 1), (("vgg", 0), ("vgg", 1)), (("a", (1, 2)), 2), (1.5, True)]
+)
+def test_names_of_networks_come_back(names, tmp_path):
+    comparison = compare_activations(X, Y, progress=False)
+    Comparisons({names: comparison}).save(tmp_path / "c")
+    (back,) = Comparisons.load(tmp_path / "c")
+    assert back == names and [type(n) for n in back] == [type(n) for n in names]
+    numbered = Comparisons({(np.int64(0), np.str_("b")): comparison})
+    numbered.save(tmp_path / "c")
+    assert list(Comparisons.load(tmp_path / "c")) == [(0, "b")]
+    for odd in (object(), None, float("nan")):
+        with pytest.raises(TypeError, match="a network is called .*which cannot be saved"):
+            Comparisons({(odd, "b"): comparison}).save(tmp_path / "d")
+    assert listing(tmp_path) == ["c"]
+
+
+def test_layers_with_odd_names_come_back(tmp_path):
+    names = ["a ~ b", " ~ ", "", "\x1b[31m", "=1+1", "$x", "</script>", "a\nb", "é", "submatch"]
+    one = dict.fromkeys(names, X[:, :3])
+    comparison = compare_activations(one, one, progress=False)
+    comparison.save(tmp_path / "c", moments=True)
+    again = Comparison.load(tmp_path / "c")
+    assert again.layers == comparison.layers and again.grid is None
+    for name in comparison:
+        same_layer(comparison[name], again[name])
+        assert torch.equal(comparison[name].gram, again[name].gram)
+
+
+# Hostile files: whole, with a digest that is right, and made to harm
+
+HOSTILE = [
+    *(None, True, -1, 0, 2, 10**30, 1.5, -0.5, float("nan"), float("inf"), "", "x", "\x1b[2J"),
+    *("../../x", "\ud800", [], {}, [None], {"a": 1}, [[[]]], [0.1] * 3, "9" * 50),
+]
+
+
+def places(value, at=()):
+    "The keys that lead to each part of a JSON value."
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in items:
+        if isinstance(part, dict | list):
+            yield from places(part, (*at, key))
+        else:
+            yield (*at, key)
+
+
+def changed(value, at, new):
+    "A copy with another part in one place."
+    value = json.loads(json.dumps(value))
+    if not at:
+        return new
+    part = value
+    for key in at[:-1]:
+        part = part[key]
+    part[at[-1]] = new
+    return value
+
+
+def lacking(value, at):
+    "A copy without one part."
+    value = json.loads(json.dumps(value))
+    part = value
+    for key in at[:-1]:
+        part = part[key]
+    del part[at[-1]]
+    return value
+
+
+def used(name, loaded):
+    "Whatever was let through can be worked with."
+    if name in ("comparison", "small", "comparisons"):
+        return str(loaded), loaded.table().to_string()
+    if name in ("moments", "root"):
+        return str(loaded), loaded.gram.sum(), loaded.dead
+    return str(loaded)
+
+
+def tried(name, path):
+    "None where the file is refused as it should be, else what was made of it."
+    try:
+        loaded = LOADERS[name](path)
+    except ValueError as error:
+        assert str(path) in str(error), error
+        return None
+    return used(name, loaded)
+
+
+KINDS = {name: name for name in LOADERS} | {"root": "moments", "small": "comparison"}
+
+
+@pytest.mark.parametrize("name", [name for name in LOADERS if name != "json"])
+def test_hostile_values_are_refused_by_the_name_of_the_file(name, made, tmp_path):
+    tensors, about = load_tensors(made / name, KINDS[name])
+    path = tmp_path / "hostile"
+    where = [at for at in places(about) if at]
+    draw = random.Random(name)
+    refused = 0
+    cases = [(at, new) for at in where for new in HOSTILE]
+    for at, new in draw.sample(cases, min(400, len(cases))):
+        try:
+            save_tensors(path, KINDS[name], tensors, **changed(about, at, new))
+        except (UnicodeEncodeError, TypeError):
+            continue
+        refused += tried(name, path) is None
+    assert refused > 150 or refused > len(cases) / 2
+    for at in where:
+        save_tensors(path, KINDS[name], tensors, **lacking(about, at))
+        tried(name, path)
+    save_tensors(path, KINDS[name], tensors, **about, surplus=1)
+    assert tried(name, path) is None or name == "checkpoint"
+
+
+def hostile_tensors(tensor):
+    "Other tensors in its place."
+    yield tensor.new_zeros(())
+    yield tensor.new_zeros(0)
+    yield tensor[None]
+    yield tensor.flatten()[:-1]
+    yield torch.cat([tensor, tensor])
+    yield tensor.to(torch.float16)
+    yield tensor.to(torch.int8)
+    yield tensor.bool()
+    yield torch.complex(tensor.float(), tensor.float())
+    for value in (-1, float("nan"), float("inf"), 2**40, -(2**62)):
+        if tensor.numel() and (tensor.is_floating_point() or isinstance(value, int)):
+            other = tensor.clone()
+            other.view(-1)[-1] = value
+            yield other
+
+
+@pytest.mark.parametrize("name", [name for name in LOADERS if name != "json"])
+def test_hostile_tensors_are_refused_by_the_name_of_the_file(name, made, tmp_path):
+    tensors, about = load_tensors(made / name, KINDS[name])
+    path = tmp_path / "hostile"
+    refused = tries = 0
+    for key, tensor in tensors.items():
+        for other in hostile_tensors(tensor):
+            save_tensors(path, KINDS[name], {**tensors, key: other}, **about)
+            refused += tried(name, path) is None
+            tries += 1
+        save_tensors(path, KINDS[name], {k: t for k, t in tensors.items() if k != key}, **about)
+        tried(name, path)
+    save_tensors(path, KINDS[name], {**tensors, "surplus": torch.ones(1)}, **about)
+    assert tried(name, path) is None
+    assert refused > 0.6 * tries

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 import numpy as np
 
 from .analysis import analysed, profile_of
-from .files import load_tensors, save_tensors
+from .files import save_tensors
 from submatch_nb.engine.inputs import (
     EPSILONS,
     Sides,
@@ -27,7 +27,7 @@ from submatch_nb.engine.inputs import (
 )
 from .layer import Layer
 from .moments import Moments
-from .saving import Parts, pack, unpack
+from .saving import Parts, load_comparison, pack
 from submatch_nb.engine.tables import (
     Epsilons,
     draw_similarities,
@@ -535,7 +535,7 @@ class Comparison(ComparedLayers):
         ValueError
             Where the file is another one or damaged.
         """
-        layers, simple = unpack(*load_tensors(path, "comparison"))
+        layers, simple, _ = load_comparison(path)
         return cls(layers, simple=simple)
 
 # %% ../../nbs/engine/compared.ipynb #150bd3f9

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Self
 
 from .analysis import saying
 from .compared import Comparison, baselines_of
-from .files import load_tensors, save_tensors, under
+from .files import save_tensors
 from .inputs import EPSILONS, check_epsilons
 from .layer import Layer
 from .moments import Moments
-from .saving import unpack
+from .saving import load_several, pack_several
+from .schemas import reading
 from .tables import Epsilons, mean_rows
 from ..figures import draw_depth, draw_matrices, figure_of, similarities
 
@@ -213,21 +214,15 @@ class Comparisons(Mapping[Pair, Comparison]):
 
         Parameters and errors as of `Comparison.save`.
         """
-        parts = [comparison.packed(moments) for comparison in self.values()]
-        tensors = {
-            f"{k}/{name}": tensor
-            for k, part in enumerate(parts)
-            for name, tensor in part.tensors.items()
-        }
-        about = [{"names": pair, **part.about} for pair, part in zip(self, parts, strict=True)]
-        save_tensors(path, "comparisons", tensors, pairs=about)
+        parts = {pair: comparison.packed(moments) for pair, comparison in self.items()}
+        tensors, about = pack_several(parts)
+        save_tensors(path, "comparisons", tensors, **about)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Load what `save` saved. Errors as of `Comparison.load`."""
-        tensors, about = load_tensors(path, "comparisons")
-        pairs = {}
-        for k, said in enumerate(about["pairs"]):
-            layers, simple = unpack(under(tensors, f"{k}/"), said)
-            pairs[tuple(said["names"])] = Comparison(layers, simple=simple)
-        return cls(pairs)
+        found = load_several(path)
+        with reading(path):
+            return cls(
+                {pair: Comparison(one.layers, simple=one.simple) for pair, one in found.items()}
+            )
