@@ -33,11 +33,11 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from submatch_nb.engine import collecting, distributed, passes, sums
 from submatch_nb.engine import roots as roots_module
+from submatch_nb.engine.collecting import lay_out, run_through
 from submatch_nb.engine.feeding import inputs_in
 from submatch_nb.engine.files import save_tensors
 from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.moments import Moments
-from submatch_nb.engine.processes import share
 from submatch_nb.engine.request import Request
 from submatch_nb.engine.roots import Roots
 from submatch_nb.layers import (
@@ -814,7 +814,7 @@ def test_a_pass_over_many_networks_resumes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change, word",
-    [({"preprocess": lambda x: -x}, "first batch"), ({"data": DIGITS[:310]}, "number of inputs")],
+    [({"preprocess": lambda x: -x}, "first batch"), ({"data": DIGITS[:310]}, "first batch, number of inputs")],
 )
 def test_a_pass_over_other_inputs_is_refused(tmp_path, change, word):
     path = tmp_path / "sums"
@@ -880,28 +880,19 @@ def test_misspelt_keys():
         collect(*nets, DIGITS[:8], [("conv", "relu")], progress=False)
 
 
-def test_what_a_share_is_of():
-    "Consecutive inputs, or every second batch; never of a loader that shuffles, in whatever way."
-
-    class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self):
-            return iter(range(10))
-
+def test_a_loader_that_shuffles_is_not_shared():
+    "Every process would draw another order, in whatever way the loader shuffles."
     data = TensorDataset(torch.arange(10))
-    assert [b.tolist() for b in share(DataLoader(Stream(), 2), 1, 2)] == [[2, 3], [6, 7]]
-    assert [
-        b[0].tolist()
-        for b in share(
-            DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 5, False)), 1, 2
-        )
-    ] == [[5, 6, 7, 8, 9]]
     for loader in (
         DataLoader(data, 2, shuffle=True),
         DataLoader(data, batch_size=None, shuffle=True),
         DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 5, False)),
     ):
         with pytest.raises(ValueError, match="RandomSampler.*shuffle=False"):
-            share(loader, 0, 2)
+            distributed.check_stream(loader)
+    distributed.check_stream(
+        DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 5, False))
+    )
 
 
 def test_what_tells_the_axis():
@@ -960,13 +951,15 @@ def test_what_another_process_wants_exactly_is_collected_again():
         "cross": True,
         "preprocess": {"a": torch.neg},
     }
-    (collected,) = collect_all(models, IMAGES, **options).values()
-    before = dict(collected)
+    request = Request(**options)
+    laid = lay_out(models, IMAGES, request)
+    held = run_through(laid, request)
+    before = dict(held.collected()["a", "b"])
     assert len(before) == 4 and {m.route for m in before.values()} == {"gram"}
-    plan = {layer: [distributed.Held(m.n_x, m.n_y, "root")] for layer, m in before.items()}
-    request = Request(cross=True, preprocess={"a": torch.neg})
-    collected = distributed.by_r_factor(models, IMAGES, collected, plan, request)
-    assert {m.route for m in collected.values()} == {"root"} and same(collected, before)
+    agreed = [distributed.Told(group.pairs, False) for group in held.all_groups()]
+    distributed.once_more(models, IMAGES, request, held, distributed.late_pairs(held, agreed))
+    again = held.collected()["a", "b"]
+    assert {m.route for m in again.values()} == {"root"} and same(again, before)
 
 
 def test_the_file_of_another_pass_is_refused(tmp_path):

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons
+from submatch_nb.engine import shuffling
 from submatch_nb.engine.moments import Moments
-from submatch_nb.engine.processes import share
+from submatch_nb.engine.processes import cut
+from submatch_nb.engine.reading import order_of
 from submatch_nb.layers import Sampled, collect_all
 from submatch_nb.networks import build, load_checkpoint, load_data
 
@@ -46,64 +47,21 @@ def torchrun(n, *command, cwd):
     )
 
 
-# shares
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100])
-def test_shares_are_a_partition(count):
-    """Every input once, in order, the shares' sizes at most one apart: of tensors, data sets and
-    loaders.
-    """
-    x = torch.arange(count)
-    loader = DataLoader(TensorDataset(x), 3)
-    for data, read in (
-        (x, lambda part: part.tolist()),
-        (x.numpy(), lambda part: part.tolist()),
-        (TensorDataset(x), lambda part: [part[i][0].item() for i in range(len(part))]),
-        (loader, lambda part: [v for (batch,) in part for v in batch.tolist()]),
-    ):
-        for size in (1, 2, 4, 7):
-            parts = [read(share(data, rank, size)) for rank in range(size)]
-            assert sum(parts, []) == x.tolist() and max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
-def test_shares_of_batches_and_loaders():
-    batches = [torch.tensor([k]) for k in range(7)]
-    for data in (
-        batches,
-        DataLoader(TensorDataset(torch.arange(7)), batch_sampler=[[k] for k in range(7)]),
-    ):
-        assert sorted(int(b[0]) for rank in range(3) for b in share(data, rank, 3)) == list(
-            range(7)
-        )
-    part = share(
-        DataLoader(
-            TensorDataset(torch.arange(11)),
-            4,
-            drop_last=True,
-            collate_fn=lambda items: [i.item() for (i,) in items],
-        ),
-        1,
-        2,
-    )
-    assert list(part) == [[4, 5, 6, 7]], "of the 8 inputs that the loader would give"
-    with pytest.raises(ValueError, match="RandomSampler.*another order.*shuffle=False"):
-        share(DataLoader(TensorDataset(torch.arange(8)), 2, shuffle=True), 0, 2)
-
-
 # collecting
 
 PROGRAM = textwrap.dedent("""
     import json, sys, torch, torch.distributed as dist
     from pathlib import Path
     from torch.utils.data import Dataset
-    from submatch_nb.engine import collecting
+    from submatch_nb.engine import collecting, shuffling
     from submatch_nb.comparison import compare
-    from submatch_nb.engine.processes import processes, share
+    from submatch_nb.engine.processes import processes
+    from submatch_nb.engine.reading import order_of
     from submatch_nb.layers import Sampled, collect_all, collect_distributed
     from submatch_nb.networks import build, load_data
 
     torch.set_num_threads(1)
+    shuffling.MOST = shuffling.MOST_STREAMED = 32  # so that every process has a window
     dist.init_process_group()
     (rank, size), out = processes(), Path(sys.argv[1])
     images = torch.stack([x for x, _ in load_data("digits", "all")])
@@ -115,18 +73,21 @@ PROGRAM = textwrap.dedent("""
         facts = {}
         for pair, layers in collected.items():
             for layer, m in layers.items():
-                for k, moments in enumerate(layers.draws.get(layer, [m])): moments.save(out / f"{size}.{name}.{'-'.join(pair)}.{layer}.{k}")
-                facts[f"{'-'.join(pair)}.{layer}"] = [layers.pairs[layer], layers.neurons[layer], layers.positions[layer], len(layers.draws.get(layer, [m]))]
+                held = [*layers.draws.get(layer, [m.moments]), *m.null_moments, *m.groups]
+                for k, moments in enumerate(held): moments.save(out / f"{size}.{name}.{'-'.join(pair)}.{layer}.{k}")
+                facts[f"{'-'.join(pair)}.{layer}"] = [layers.pairs[layer], layers.neurons[layer], layers.positions[layer], len(layers.draws.get(layer, [m])), len(m.null_moments), len(m.groups), m.null_about]
         (out / f"{size}.{name}.json").write_text(json.dumps(facts))
 
-    keep("plain", collect_distributed(networks, images[:301], layers, progress=False))
+    keep("plain", collect_distributed(networks, images[:301], layers, progress=False, null=2))
     keep("exact", collect_distributed(two, images[:301], layers, precision="exact", progress=False))
     keep("sampled", collect_distributed(two, images[:203], layers, positions=Sampled(150, 2, 1), progress=False))
     keep("few", collect_distributed(two, images[:50], layers, positions=Sampled(3, 2, 1), progress=False))  # a share may have none of a draw
     keep("cross", collect_distributed(two, images[:3], layers, cross=True, positions="pooled", progress=False))  # fewer images than processes
-    keep("batches", collect_distributed(two, [images[:100], images[100:150]], layers, progress=False))
-    twice = images[:300].clone()
-    twice[150:] = images[0]  # one share needs an R factor, since all its images are the same
+    keep("batches", collect_distributed(two, [*images[:90].split(40), images[90:150]], layers, progress=False))
+    keep("films", collect_distributed(two, images[:150], layers, progress=False, images=torch.arange(150) % 61))
+    keep("neither", collect_distributed(two, images[:301], layers, progress=False, null=0, groups=0))
+    twice = images[:600].clone()
+    twice[order_of(600).inputs[288:]] = images[0]  # a share needs an R factor, as all its images are the same
     keep("routes", collect_distributed(two, twice, ["fc2.relu"], progress=False))
     alone = compare(*two.values(), images[:200], ["fc2.relu"], progress=False) if rank == 0 else None  # waits for nobody
     broken = images[:301].clone()
@@ -137,16 +98,17 @@ PROGRAM = textwrap.dedent("""
     keep("after", collect_distributed(two, images[:50], layers, progress=False))
 
     class Breaking(Dataset):
-        at = 280  # in the last share
+        left = 70 if rank == size - 1 else 301  # the first batch to lay the pass out, then 50
         def __len__(self): return 301
         def __getitem__(self, i):
-            if i >= self.at: raise OSError("the disk went away")
+            if not self.left: raise OSError("the disk went away")
+            self.left -= 1
             return images[i]
 
     collecting.SHARD, seen, options = 2, [], dict(batch_size=20, progress=False, resume=out / f"{size}.sums")
     try: collect_distributed(two, Breaking(), layers, **options)
     except (OSError, ValueError) as error: (out / f"{size}.interrupted.{rank}").write_text(f"{type(error).__name__}: {error}")
-    Breaking.at = 301
+    Breaking.left = 301
     handle = two["p"].register_forward_pre_hook(lambda *_: seen.append(1))
     keep("resumed", collect_distributed(two, Breaking(), layers, **options))
     handle.remove()
@@ -174,7 +136,7 @@ LAYERS = ["conv1_1.relu", "fc2.relu"]
 @pytest.mark.parametrize(
     "n, name, networks, data, options",
     [
-        *((n, "plain", NETWORKS, IMAGES[:301], {}) for n in (2, 4)),
+        *((n, "plain", NETWORKS, IMAGES[:301], {"null": 2}) for n in (2, 4)),
         *(
             (n, name, TWO, data, options)
             for n in (2, 4)
@@ -183,41 +145,55 @@ LAYERS = ["conv1_1.relu", "fc2.relu"]
                 ("sampled", IMAGES[:203], {"positions": Sampled(150, 2, 1)}),
                 ("few", IMAGES[:50], {"positions": Sampled(3, 2, 1)}),
                 ("cross", IMAGES[:3], {"cross": True, "positions": "pooled"}),
-                ("batches", IMAGES[:150], {}),
+                ("batches", [*IMAGES[:90].split(40), IMAGES[90:150]], {}),
+                ("films", IMAGES[:150], {"images": torch.arange(150) % 61}),
+                ("neither", IMAGES[:301], {"null": 0, "groups": 0}),
                 ("after", IMAGES[:50], {}),
                 ("resumed", IMAGES[:301], {}),
             )
         ),
     ],
 )
-def test_many_processes_give_what_one_gives(collected, n, name, networks, data, options):
+def test_many_processes_give_what_one_gives(
+    collected, monkeypatch, n, name, networks, data, options
+):
+    "Moments of all samples, of each shuffle and of each group of images."
+    monkeypatch.setattr(shuffling, "MOST", 32)
+    monkeypatch.setattr(shuffling, "MOST_STREAMED", 32)
     expected = collect_all(networks, data, LAYERS, progress=False, **options)
     facts = json.loads((collected / f"{n}.{name}.json").read_text())
     assert list(facts) == [
         f"{'-'.join(pair)}.{layer}" for pair in expected for layer in expected[pair]
     ]
     for pair, layers in expected.items():
-        for layer, moments in layers.items():
-            key = f"{'-'.join(pair)}.{layer}"
-            draws = layers.draws.get(layer, [moments])
+        for name_of, layer in layers.items():
+            key = f"{'-'.join(pair)}.{name_of}"
+            draws = layer.draws or (layer.moments,)
             assert facts[key] == [
-                list(layers.pairs[layer]),
-                layers.neurons[layer],
-                layers.positions[layer],
+                list(layer.names),
+                layer.neuron,
+                layer.positions,
                 len(draws),
+                len(layer.null_moments),
+                len(layer.groups),
+                layer.null_about,
             ]
-            for k, want in enumerate(draws):
+            if name != "neither":
+                assert len(layer.null_moments) > 0 and len(layer.groups) > 1
+            for k, want in enumerate([*draws, *layer.null_moments, *layer.groups]):
                 have = Moments.load(collected / f"{n}.{name}.{key}.{k}")
-                length = want.square.sqrt().clamp(min=1e-300)
-                assert (have.n_x, have.n_y, have.count) == (
-                    want.n_x,
-                    want.n_y,
-                    want.count,
-                ) and torch.equal(have.alike, want.alike)
-                assert (
-                    (have.gram - want.gram).abs() / length / length[:, None]
-                ).max() < 1e-12 and torch.allclose(have.sum, want.sum, rtol=1e-12)
-                assert have.error < 1e-11 and (name != "exact" or have.route == "root")
+                assert_nearly_equal(have, want)
+                assert name != "exact" or (have.route == "root") == (k < len(draws))
+
+
+def assert_nearly_equal(have, want):
+    "The same sums, to the last digits of float64."
+    length = want.square.sqrt().clamp(min=1e-300)
+    assert (have.n_x, have.n_y, have.count) == (want.n_x, want.n_y, want.count)
+    assert torch.equal(have.alike, want.alike)
+    assert ((have.gram - want.gram).abs() / length / length[:, None]).max() < 1e-12
+    torch.testing.assert_close(have.sum, want.sum, rtol=1e-12, atol=1e-12)
+    assert have.error < 1e-11
 
 
 def test_one_profile_within_the_error_bars(collected):
@@ -247,8 +223,9 @@ def test_one_profile_within_the_error_bars(collected):
 def test_one_route_for_all(collected, n):
     "Some shares need an R factor, others do not: all take it."
     moments = Moments.load(collected / f"{n}.routes.p-q.fc2.relu.0")
-    assert moments.route == "root" and moments.count == 300
-    half = collect_all(TWO, IMAGES[:150], ["fc2.relu"], progress=False)["p", "q"]["fc2.relu"]
+    assert moments.route == "root" and moments.count == 600
+    others = IMAGES[order_of(600).inputs[:288]]
+    half = collect_all(TWO, others, ["fc2.relu"], progress=False)["p", "q"]["fc2.relu"]
     assert half.route == "gram", "an instance that tells nothing"
 
 
@@ -256,10 +233,11 @@ def test_one_route_for_all(collected, n):
 def test_an_error_in_one_share_is_an_error_in_all(collected, n):
     for rank in range(n):
         nan, *empty = (collected / f"{n}.errors.{rank}").read_text().splitlines()
-        assert re.search(r"layer 'conv1_1.relu'.*is nan", nan) and (
-            f"process {n - 1}: " in nan
-        ) == (rank < n - 1)
+        assert re.search(r"layer 'conv1_1.relu'.*is nan", nan)
         assert len(empty) == 2 and all("no batch" in line for line in empty)
+    said = [(collected / f"{n}.errors.{rank}").read_text() for rank in range(n)]
+    (own,) = (rank for rank, text in enumerate(said) if not text.startswith("process "))
+    assert all(text.startswith(f"process {own}: ") for k, text in enumerate(said) if k != own)
 
 
 @pytest.mark.parametrize("n", [2, 4])
@@ -273,13 +251,13 @@ def test_an_interrupted_pass_resumes_in_every_process(collected, n):
             error.startswith("OSError: " if rank == n - 1 else f"ValueError: process {n - 1}: ")
             and "the disk went away" in error
         )
-    batches, done = -(-len(share(IMAGES[:301], n - 1, n)) // 20), (280 - 301 * (n - 1) // n) // 20
-    assert int((collected / f"{n}.seen.{n - 1}").read_text()) == 1 + batches - done and done > 0, (
-        "the first batch, to know the pass by, and what was not yet added"
-    )
-    assert all((collected / f"{n}.seen.{rank}").read_text() == "1" for rank in range(n - 1)), (
-        "what was whole is not run again"
-    )
+    for rank in range(n):
+        windows = cut(9, rank, n)  # of 32 images, the last one of 45
+        inputs = (301 if windows.stop == 9 else 32 * windows.stop) - 32 * windows.start
+        batches = -(-inputs // 20)
+        saved = 2 if rank == n - 1 else batches // 2 * 2
+        seen = int((collected / f"{n}.seen.{rank}").read_text())
+        assert seen == 1 + batches - saved, "the first, to know the pass by, and what was not saved"
     assert not list(collected.glob(f"{n}.sums*"))
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pair', 'Parts', 'Rows', 'Beside', 'Segment', 'Lot', 'Paired', 'sums_device', 'samples_in', 'rows_of', 'Crosses',
-           'Group', 'whole', 'kept', 'begin_twice', 'state_of', 'lot_of', 'Results']
+           'Group', 'whole', 'kept', 'fill', 'twice', 'state_of', 'lot_of', 'Results']
 
 # %% ../../nbs/engine/groups.ipynb #0a308293
 from collections.abc import Callable, Sequence
@@ -158,6 +158,7 @@ class Group:
         self.crosses: list[Crosses] = []  # of each shuffle
         self.owned: list[Sums] = []  # of each shuffle, once rows have no partner
         self.roots: dict[Pair, Roots] = {}
+        self.joined: dict[Pair, Moments] = {}  # of several processes, in place of their roots
         self.waiting: list[Lot] = []
 
     def add(self, lot: Lot) -> None:
@@ -175,10 +176,15 @@ class Group:
             self.waiting.append(lot)
             self.decide()
 
-    def begin(self, parts: Parts, summed: Sequence[Pair]) -> None:
-        """Begin the sums of some pairs, without a sample yet."""
-        self.sizes = [part.shape[1] for part in parts]
-        self.device = sums_device(parts)
+    @property
+    def all_summed(self) -> bool:
+        """Are all pairs summed, those too that need an R factor?"""
+        return self.shuffles > 0 or self.folds
+
+    def begin(self, sizes: Sequence[int], device: torch.device, summed: Sequence[Pair]) -> None:
+        """Begin the sums of some pairs of layers of such sizes, without a sample yet."""
+        self.sizes = list(sizes)
+        self.device = device
         self.summed = list(summed)
         self.sums = {}
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=self.device)
@@ -188,26 +194,25 @@ class Group:
         """Which pairs need an R factor? All that waited is added."""
         waiting = self.waiting
         self.waiting = []
-        parts = waiting[0].parts
-        sizes = [part.shape[1] for part in parts]
+        sizes = [part.shape[1] for part in waiting[0].parts]
+        device = sums_device(waiting[0].parts)
         count = sum(samples_in(lot.parts) for lot in waiting if lot.parts)
         # fewer samples than neurons cannot tell neurons apart
         apart = [(i, j) for i, j in self.pairs if count >= max(sizes[i], sizes[j])]
         apart = [] if self.exact else apart
-        all_too = self.shuffles > 0 or self.folds
-        self.begin(parts, self.pairs if all_too else apart)
+        self.begin(sizes, device, self.pairs if self.all_summed else apart)
         for lot in waiting:
             self.take_sums(lot)
         total = self.total() if apart else None
         if total is not None:
             apart = [pair for pair in apart if tells_apart(self.summed_moments(total, pair))]
-        if not all_too and apart != self.summed:
-            self.begin(parts, apart)
+        if not self.all_summed and apart != self.summed:
+            self.begin(sizes, device, apart)
             for lot in waiting:
                 self.take_sums(lot)
         for i, j in self.pairs:
             if (i, j) not in apart:
-                self.roots[i, j] = Roots(sizes[i], sizes[j], self.device)
+                self.roots[i, j] = Roots(sizes[i], sizes[j], device)
         for lot in waiting:
             self.take_roots(lot)
 
@@ -254,8 +259,10 @@ class Group:
         self.sums[fold] = self.sums[fold].to(self.device)
         return self.sums[fold]
 
-    def rest(self) -> None:
-        """No more lots will come: what chunks took is free."""
+    def finish(self) -> None:
+        """No more lots will come."""
+        if self.waiting:
+            self.decide()
         self.room = torch.empty(0)
         for cross in self.crosses:
             cross.room = torch.empty(0)
@@ -265,10 +272,8 @@ class Group:
         total = self.total()
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         for cross in self.crosses:
-            sums = Sums(self.sizes * 2, own, self.device)
-            if total is not None:
-                begin_twice(sums, total, cross)
-            self.owned.append(sums)
+            begun = Sums(self.sizes * 2, own, self.device)
+            self.owned.append(begun if total is None else twice(total, cross, own))
 
     def total(self) -> Sums | None:
         """The sums of all folds; None where there was no sample."""
@@ -357,27 +362,35 @@ def kept(lot: Lot) -> Lot:
     return lot._replace(parts=[part.clone() for part in lot.parts], paired=paired)
 
 
-def begin_twice(sums: Sums, total: Sums, cross: Crosses) -> None:
-    """Begin sums of each layer twice, as it is and shuffled, with what all images have given."""
-    layers = len(total.sizes)
+def fill(sums: Sums, block: Callable[[int, int], Tensor]) -> None:
+    """Set the products of sums to blocks of second moments, (n_i, n_j) of layers i and j."""
     ends = sums.ends
     for rows, columns, into in sums.products:
-        i = next(k for k in range(2 * layers) if rows.start < ends[k + 1])
-        for j in range(i, 2 * layers):
+        i = next(k for k in range(len(sums.sizes)) if rows.start < ends[k + 1])
+        for j in range(i, len(sums.sizes)):
             first, last = max(ends[j], columns.start), min(ends[j + 1], columns.stop)
             if first < last:
-                one_side = i >= layers or j < layers
-                block = (
-                    total.gram(i % layers, j % layers) if one_side else cross.gram(i, j - layers)
-                )
-                own = block[rows.start - ends[i] : rows.stop - ends[i]]
-                into[:, first - columns.start : last - columns.start] = own[
-                    :, first - ends[j] : last - ends[j]
-                ]
+                own = block(i, j)[rows.start - ends[i] : rows.stop - ends[i]]
+                own = own[:, first - ends[j] : last - ends[j]]
+                into[:, first - columns.start : last - columns.start] = own
+
+
+def twice(total: Sums, cross: Crosses, pairs: Sequence[Pair]) -> Sums:
+    """Sums of each layer twice, as it is and shuffled, with what all images have given."""
+    layers = len(total.sizes)
+
+    def block(i: int, j: int) -> Tensor:
+        if i < layers <= j:
+            return cross.gram(i, j - layers)
+        return total.gram(i % layers, j % layers)
+
+    sums = Sums(total.sizes * 2, pairs, total.sum.device)
+    fill(sums, block)
     sums.sum = torch.cat([total.sum, total.sum])
     sums.alike = torch.cat([total.alike, total.alike + len(total.alike)])
     sums.count = total.count
     sums.chunks = total.chunks
+    return sums
 
 
 def state_of(lot: Lot) -> State:
@@ -421,14 +434,14 @@ class Results:
     """What a group has of all samples: moments of its pairs, of their folds and their shuffles."""
 
     def __init__(self, group: Group) -> None:
-        if group.waiting:
-            group.decide()
-        group.rest()
+        group.finish()
         self.group = group
         self.total = group.total()
 
     def moments(self, pair: Pair) -> Moments | None:
         """Of all samples of a pair; None where there was none."""
+        if pair in self.group.joined:
+            return self.group.joined[pair]
         if pair in self.group.roots:
             return self.group.named(pair, self.group.roots[pair].moments)
         return None if self.total is None else self.group.summed_moments(self.total, pair)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .capture import Neuron, Outputs, arranged
 from .files import load_tensors, save_tensors, under
-from .groups import Group, Lot, Pair, Paired, Results
+from .groups import Group, Lot, Pair, Paired, Results, sums_device
 from .inputs import activations, warn
 from .layer import Collected, Layer, Lazy
 from .pairing import Network, View, paired
@@ -86,6 +86,7 @@ class Pass:
         reading: Reading,
         first: Batch,
         process: tuple[int, int] = (0, 1),  # which one of how many that share the pass
+        plan: Plan | None = None,  # None: as the request and the outputs have it
     ) -> None:
         self.networks = networks
         self.request = request
@@ -104,13 +105,19 @@ class Pass:
         self.kinds = {view: self.neuron(outputs, view) for edge in edges for view in edge}
         inputs = len(first.inputs)
         laid = [self.laid(views, edges, outputs, inputs) for views in connected(edges)]
-        self.plan = self.planned(laid, outputs, reading, first, process[1])
+        self.device = sums_device([*outputs[0].values()])
+        self.fold_bytes = 0  # what the sums of a fold take
+        self.plan = plan or self.planned(laid, outputs, reading, first, process[1])
         self.process = process
         self.per_turn = windows_at_once(self.plan.window, len(np.unique(first.images)))
         self.share = self.shared() if reading.order else None  # places that are read; None: all
         if self.share is not None:
             self.place = self.share.start
-        self.bundles = [bundle._replace(groups=self.groups(bundle)) for bundle in laid]
+        self.bundles = laid
+
+    def begin(self) -> None:
+        """The plan is made, and batches will follow."""
+        self.bundles = [bundle._replace(groups=self.groups(bundle)) for bundle in self.bundles]
         self.windows = Windows(self.plan)
 
     # The layout
@@ -371,7 +378,7 @@ class Pass:
         held = {"groups": values, "windows": windows.values}
         save_tensors(path, "collecting", tensors, of=about, **held, **counts)
 
-    def restore(self, path: str | Path, about: Mapping[str, Any], device: torch.device) -> None:
+    def restore(self, path: str | Path, about: Mapping[str, Any]) -> None:
         """Go on where `save` left off. Raises ValueError where the file is of another pass."""
         tensors, held = load_tensors(path, "collecting")
         other = [what for what, value in about.items() if held["of"].get(what) != value]
@@ -380,9 +387,9 @@ class Pass:
                 f"{path} was left by another pass ({', '.join(other)} differ): delete it, or name"
                 " another file"
             )
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         for k, group in enumerate(self.all_groups()):
-            group.restore(State(under(tensors, f"groups/{k}/"), held["groups"][k]), device)
+            group.restore(State(under(tensors, f"groups/{k}/"), held["groups"][k]), self.device)
         self.windows.restore(State(under(tensors, "windows/"), held["windows"]))
         self.batch = held["batch"]
         self.place = held["place"]
