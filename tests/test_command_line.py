@@ -39,6 +39,11 @@ def submatch(*args, **kwargs):
     )
 
 
+def compared(files, options, out):
+    "Compare files of networks or of activations, with options as a user types them; all is well."
+    assert main(["compare", *map(str, files), *options.split(), "--out", str(out)]) == 0
+
+
 # The demo
 
 
@@ -230,24 +235,7 @@ def test_demo_again_trains_nothing(demo, capsys, monkeypatch):
 
 def test_a_network_with_itself(demo, tmp_path):
     a = str(demo[1] / "digits-vgg-seed0.safetensors")
-    assert (
-        main(
-            [
-                "compare",
-                a,
-                a,
-                "--split",
-                "all",
-                "--epsilon",
-                "0",
-                "0.3",
-                "--no-simple",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    compared([a, a], "--split all --epsilon 0 0.3 --no-simple", tmp_path)
     t = pd.read_csv(tmp_path / "table.csv", index_col="layer")
     assert np.allclose(t["ε=0"], 1 - t["dead a"] / t["neurons a"]) and "simple ε=0.3" not in t
 
@@ -306,24 +294,10 @@ def test_train_keeps_to_its_arguments(trained, folder):
 
 
 def test_compare_is_compare(trained, folder, tmp_path, capsys):
-    assert (
-        main(
-            [
-                "compare",
-                *trained,
-                "--data",
-                str(folder),
-                "--layers",
-                "fc1.relu",
-                "conv2_2.relu=conv2_1.relu",
-                "--epsilon",
-                "0.4",
-                "--no-simple",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
+    compared(
+        trained,
+        f"--data {folder} --layers fc1.relu conv2_2.relu=conv2_1.relu --epsilon 0.4 --no-simple",
+        tmp_path,
     )
     printed, table = capsys.readouterr(), pd.read_csv(tmp_path / "table.csv", index_col="layer")
     a, b = (load_checkpoint(p).model for p in trained)
@@ -356,25 +330,7 @@ def test_compare_every_pair_of_a_folder(trained, folder, tmp_path, capsys):
         ([runs], tmp_path / "folder"),
         (sorted(runs.glob("*.safetensors")), tmp_path / "files"),
     ):
-        assert (
-            main(
-                [
-                    "compare",
-                    *map(str, files),
-                    "--data",
-                    str(folder),
-                    "--layers",
-                    "conv1_1.relu",
-                    "fc2.relu",
-                    "--epsilon",
-                    "0.3",
-                    "0.5",
-                    "--out",
-                    str(out),
-                ]
-            )
-            == 0
-        )
+        compared(files, f"--data {folder} --layers conv1_1.relu fc2.relu --epsilon 0.3 0.5", out)
     printed, found = (
         capsys.readouterr().out,
         Comparisons.load(tmp_path / "folder" / "comparisons.safetensors"),
@@ -403,22 +359,7 @@ def test_compare_folders_of_one_network_each(trained, folder, tmp_path):
         (tmp_path / f"{k}").mkdir()
         (tmp_path / f"{k}" / "net.safetensors").write_bytes(Path(path).read_bytes())
     for files in (trained, [str(tmp_path / "0"), str(tmp_path / "1")]):
-        assert (
-            main(
-                [
-                    "compare",
-                    *files,
-                    "--data",
-                    str(folder),
-                    "--layers",
-                    "fc2",
-                    "--no-simple",
-                    "--out",
-                    str(tmp_path / Path(files[0]).name),
-                ]
-            )
-            == 0
-        )
+        compared(files, f"--data {folder} --layers fc2 --no-simple", tmp_path / Path(files[0]).name)
     assert (tmp_path / "0" / "table.csv").read_bytes() == (
         tmp_path / Path(trained[0]).name / "table.csv"
     ).read_bytes()
@@ -438,23 +379,8 @@ def test_matrix_and_figure_are_at_the_epsilon_asked_for(
         ["cross"],
         ["fc1=fc1", "fc1=fc2"],
     ):  # a cross, and a list in which one layer meets two
-        assert (
-            main(
-                [
-                    "compare",
-                    *trained,
-                    "--data",
-                    str(folder),
-                    "--layers",
-                    *layers,
-                    "--epsilon",
-                    "0.6",
-                    "0.7",
-                    "--out",
-                    str(tmp_path),
-                ]
-            )
-            == 0
+        compared(
+            trained, f"--data {folder} --layers {' '.join(layers)} --epsilon 0.6 0.7", tmp_path
         )
         assert (
             "similarity at ε = 0.6" in capsys.readouterr().out
@@ -473,23 +399,10 @@ def test_matrix_and_figure_are_at_the_epsilon_asked_for(
     ],
 )
 def test_what_a_sample_is_is_said(positions, sample, trained, folder, tmp_path, capsys):
-    assert (
-        main(
-            [
-                "compare",
-                *trained,
-                "--data",
-                str(folder),
-                "--layers",
-                "conv2_2.relu",
-                "--no-simple",
-                "--positions",
-                positions,
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
+    compared(
+        trained,
+        f"--data {folder} --layers conv2_2.relu --no-simple --positions {positions}",
+        tmp_path,
     )
     assert re.search(f"a sample is {sample}", capsys.readouterr().out)
 
@@ -497,44 +410,13 @@ def test_what_a_sample_is_is_said(positions, sample, trained, folder, tmp_path, 
 def test_a_terminal_without_greek(trained, folder, tmp_path, monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
-    assert (
-        main(
-            [
-                "compare",
-                *trained,
-                "--data",
-                str(folder),
-                "--layers",
-                "fc2",
-                "--no-simple",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    compared(trained, f"--data {folder} --layers fc2 --no-simple", tmp_path)
     terminal.flush()
     assert b"similarity at ? =" in terminal.buffer.getvalue() and (tmp_path / "table.csv").exists()
 
 
 def test_compare_every_layer_with_every_layer(trained, folder, tmp_path, capsys):
-    assert (
-        main(
-            [
-                "compare",
-                *trained,
-                "--data",
-                str(folder),
-                "--split",
-                "all",
-                "--layers",
-                "cross",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    compared(trained, f"--data {folder} --split all --layers cross", tmp_path)
     matrix = Comparison.load(tmp_path / "comparison.safetensors").matrix(0.3)
     assert matrix.shape == (6, 6) and sorted(p.name for p in tmp_path.iterdir()) == [
         "comparison.safetensors",
@@ -578,17 +460,10 @@ def test_compare_activations(tmp_path, capsys):
         "table.csv",
     ]
     a, b = str(tmp_path / "a.npz"), str(tmp_path / "b.npz")
-    assert (
-        main(
-            ["compare", a, b, "--layers", "fc1=fc2", "--no-simple", "--out", str(tmp_path / "one")]
-        )
-        == 0
-    )
+    compared([a, b], "--layers fc1=fc2 --no-simple", tmp_path / "one")
     assert list(pd.read_csv(tmp_path / "one" / "table.csv")["layer"]) == ["fc1 ~ fc2"]
-    assert (
-        main(["compare", a, b, "--layers", "cross", "--out", str(tmp_path / "cross")]) == 0
-        and "layers of b across" in capsys.readouterr().out
-    )
+    compared([a, b], "--layers cross", tmp_path / "cross")
+    assert "layers of b across" in capsys.readouterr().out
 
 
 def test_compare_knows_which_images_were_seen(trained, folder, tmp_path, capsys):
@@ -596,24 +471,7 @@ def test_compare_knows_which_images_were_seen(trained, folder, tmp_path, capsys)
         ("all", "80 of them seen in training, 60 held out"),
         ("train", "all of them seen in training"),
     ):
-        assert (
-            main(
-                [
-                    "compare",
-                    *trained,
-                    "--data",
-                    str(folder),
-                    "--split",
-                    split,
-                    "--layers",
-                    "conv",
-                    "--no-simple",
-                    "--out",
-                    str(tmp_path),
-                ]
-            )
-            == 0
-        )
+        compared(trained, f"--data {folder} --split {split} --layers conv --no-simple", tmp_path)
         assert line in capsys.readouterr().out
 
 

@@ -14,13 +14,13 @@ from conftest import serious
 
 from submatch_nb import Comparison, Match, Moments, Profile, minimum_match, residuals, save_html
 from submatch_nb.engine.drawing import COLORS
+from submatch_nb.engine.files import asset
 from submatch_nb.engine.inputs import EPSILONS, TOLERANCE, Sides
 from submatch_nb.engine.layer import Layer
 from submatch_nb.engine.search import name_neuron
 from submatch_nb.explorer import (
     SAMPLE,
     WIDE,
-    asset,
     beginning,
     demo_comparison,
     drawn,

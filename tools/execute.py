@@ -20,9 +20,7 @@ SHARP = "%config InlineBackend.figure_formats = ['retina']"
 
 
 def stored(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """What says the same without a kernel and on every machine: no widget, nor a progress bar, which
-    is one, and no warning.
-    """
+    "What says the same on every machine, without a kernel: no widget, bar of progress, or warning."
     return [
         output
         for output in outputs

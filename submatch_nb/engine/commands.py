@@ -26,6 +26,7 @@ from .files import holds, load_tensors
 from .images import Images, load_data
 from .inputs import EPSILONS, check_epsilon, check_epsilons
 from .names import KINDS
+from .positions import usual_positions
 from .processes import processes, together
 from .reports import SIMILARITY, Report, check_folder, notes_on, show
 from .texts import say
@@ -206,7 +207,7 @@ def _compare_networks(
 ) -> Comparison | Comparisons | None:
     "Compare networks, and the same untrained; print the table, save everything."
     images = _suits(networks.values(), images)
-    positions = positions or ("pooled" if layers == "cross" else "all")
+    positions = positions or usual_positions(layers)
     trained = {name: net.model for name, net in networks.items()}
     comparison = _compared(trained, images, layers, positions)
     fresh = {

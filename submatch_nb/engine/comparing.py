@@ -18,6 +18,7 @@ from .collecting import collect_all
 from .compared import Comparison
 from .distributed import collect_distributed
 from .layer import Collected
+from .positions import usual_positions
 from .reading import Images
 from submatch_nb.engine.request import (
     GROUPS,
@@ -71,7 +72,6 @@ def collect_networks(
     images: Images = None,
 ) -> dict[Pair, Collected]:
     "What `compare` and `compare_all` analyse, (name, name) -> `Collected`; arguments as theirs."
-    crossed = cross or (isinstance(layers, str) and layers == "cross")
     collect = collect_distributed if distributed else collect_all
     return collect(
         models,
@@ -80,7 +80,7 @@ def collect_networks(
         batch_size=batch_size,
         progress=progress,
         precision=precision,
-        positions=positions or ("pooled" if crossed else "all"),
+        positions=positions or usual_positions(layers, cross),
         neurons=neurons,
         cross=cross,
         preprocess=_by_name(preprocess, models),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIGEST_BYTES', 'of_kind', 'save_tensors', 'tensors_writer', 'load_tensors', 'under', 'holds', 'seal_of', 'save_json',
-           'load_json', 'digest', 'digest_bytes', 'digest_file']
+           'load_json', 'digest', 'digest_bytes', 'digest_file', 'asset']
 
 # %% ../../nbs/engine/files.ipynb #0dae210b
 import errno
@@ -13,6 +13,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b, file_digest, sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +331,8 @@ def _pieces(value: object) -> Iterator[bytes]:
         yield tensor.flatten().view(torch.uint8).numpy().tobytes()
     else:
         yield repr(value).encode()
+
+# %% ../../nbs/engine/files.ipynb #7fb6d204
+def asset(name: str) -> Traversable:
+    "A file that comes with the package: a network, a comparison, a script, a style sheet."
+    return files("submatch_nb").joinpath("assets", name)

@@ -6,8 +6,9 @@
 __all__ = ['NETWORKS', 'PAIR', 'trained_pair', 'trained_networks', 'untrained_pair']
 
 # %% ../../nbs/engine/pair.ipynb #c0cc000a
-from importlib.resources import as_file, files
+from importlib.resources import as_file
 
+from .files import asset
 from .training import Trained, load_checkpoint
 
 # %% ../../nbs/engine/pair.ipynb #13ca4bdb
@@ -17,7 +18,7 @@ PAIR = NETWORKS[:2]  # `-untrained` where they began
 
 def _packaged(name: str) -> Trained:
     "A checkpoint that comes with the package."
-    with as_file(files("submatch_nb").joinpath("assets", f"{name}.safetensors")) as path:
+    with as_file(asset(f"{name}.safetensors")) as path:
         return load_checkpoint(path)
 
 # %% ../../nbs/engine/pair.ipynb #27b4340b

@@ -8,12 +8,12 @@ __all__ = ['PERCEPTRONS', 'WIDTHS', 'SEEDS', 'EPOCHS', 'Dense', 'trained_percept
 # %% ../../nbs/engine/perceptrons.ipynb #58958bb9
 import functools
 import warnings
-from importlib.resources import as_file, files
+from importlib.resources import as_file
 from typing import NamedTuple
 
 import numpy as np
 
-from .files import load_tensors
+from .files import asset, load_tensors
 
 PERCEPTRONS = "perceptrons.safetensors"  # in assets
 WIDTHS = (32, 64, 128)  # of the perceptrons in it
@@ -50,7 +50,7 @@ def tensor_name(width: int, seed: int, layer: int, part: str) -> str:
 @functools.cache
 def _packaged() -> dict[str, np.ndarray]:
     "All tensors of the file."
-    with as_file(files("submatch_nb").joinpath("assets", PERCEPTRONS)) as path:
+    with as_file(asset(PERCEPTRONS)) as path:
         tensors, _ = load_tensors(path, "perceptrons")
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PositionsName', 'POSITIONS', 'Positions', 'Grid', 'POOLS', 'Sampled', 'check_positions', 'length_needed',
-           'common_grid', 'averaged']
+           'usual_positions', 'common_grid', 'averaged']
 
 # %% ../../nbs/engine/positions.ipynb #f80f3c1f
 from collections.abc import Callable
@@ -84,6 +84,14 @@ def length_needed() -> ValueError:
         "sampled positions take data whose length is known: "
         "a Dataset, a tensor, or a DataLoader of them"
     )
+
+
+def usual_positions(layers: object, cross: bool = False) -> PositionsName:
+    """The positions where none are asked for: "pooled" where every layer meets every other, since
+    their grids differ, and otherwise "all". `layers` and `cross` are those of `compare`.
+    """
+    crossed = cross or (isinstance(layers, str) and layers == "cross")
+    return "pooled" if crossed else "all"
 
 # %% ../../nbs/engine/positions.ipynb #3fe61f84
 Grid = tuple[int, ...]  # positions of a layer: (height, width), (tokens,) or ()

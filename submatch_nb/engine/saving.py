@@ -24,17 +24,14 @@ from .inputs import Sides
 from .layer import Layer, moments_of
 from .moments import MOMENT_FORMS, AboutMoments, Moments, check_parts
 from .schemas import Count, Form, check_tensors, closed, reading
-from .search import as_match, name_neuron
+from .search import as_masks, as_match, name_neuron
 from ..maximum import Profile
 from ..simple import SimpleMatches
 
 # %% ../../nbs/engine/saving.ipynb #034e26ee
 def pack_simple(matches: SimpleMatches) -> dict[str, np.ndarray]:
     'The masks of the distinct matches, "mask", and rows (neuron, match), "of".'
-    masks = np.zeros((len(matches), sum(matches.n)), bool)
-    for mask, match in zip(masks, matches, strict=True):
-        mask[match.x] = True
-        mask[matches.n.x + match.y] = True
+    masks = as_masks(matches, matches.n)
     number = {match: i for i, match in enumerate(matches)}
     of = [
         (v, number[match])

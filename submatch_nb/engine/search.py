@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Neuron', 'only', 'EXHAUSTIVE', 'check_neuron', 'name_neuron', 'check_order', 'restrict_order', 'no_match', 'as_match',
-           'mask_of', 'needs', 'without', 'Branch', 'try_block', 'search', 'minimum_in_orders', 'Sought', 'inside',
-           'spanned', 'every_match', 'minimal', 'exhaust', 'every_minimum']
+           'as_masks', 'mask_of', 'needs', 'without', 'Branch', 'try_block', 'search', 'minimum_in_orders', 'Sought',
+           'inside', 'spanned', 'every_match', 'minimal', 'exhaust', 'every_minimum']
 
 # %% ../../nbs/engine/search.ipynb #c9f1b331
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,6 +90,15 @@ def as_match(ids: ArrayLike, epsilon: float, n: Sides[int]) -> Match:
     "The Match of some neurons, given by number."
     ids = np.asarray(ids)
     return Match(ids[ids < n.x], ids[ids >= n.x] - n.x, epsilon, *n)
+
+
+def as_masks(matches: Sequence[Match], n: Sides[int]) -> np.ndarray:
+    "A row of n.x + n.y bools for each match: which neurons, by number, are in it."
+    masks = np.zeros((len(matches), sum(n)), bool)
+    for mask, match in zip(masks, matches, strict=True):
+        mask[match.x] = True
+        mask[n.x + match.y] = True
+    return masks
 
 # %% ../../nbs/engine/search.ipynb #0d60e257
 def mask_of(ids: torch.Tensor, total: int) -> torch.Tensor:
