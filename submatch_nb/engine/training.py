@@ -333,6 +333,7 @@ class AboutCheckpoint(TypedDict):
     flip: NotRequired[bool]
     images: str  # the fingerprints of those trained on, and of those held out
     held_out: NotRequired[str]
+    norms_of: NotRequired[str]  # the images whose statistics the batch norms have
     data: str
     epoch: Number
     history: list[AboutEpoch]
