@@ -814,7 +814,10 @@ def test_a_pass_over_many_networks_resumes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change, word",
-    [({"preprocess": lambda x: -x}, "first batch"), ({"data": DIGITS[:310]}, "first batch, number of inputs")],
+    [
+        ({"preprocess": lambda x: -x}, "first batch"),
+        ({"data": DIGITS[:310]}, "first batch, number of inputs"),
+    ],
 )
 def test_a_pass_over_other_inputs_is_refused(tmp_path, change, word):
     path = tmp_path / "sums"

@@ -30,10 +30,13 @@ from .moments import Moments
 from .saving import Parts, load_comparison, pack
 from submatch_nb.engine.tables import (
     Epsilons,
+    chance_table,
     draw_similarities,
     grid_of,
     layer_grid,
     layer_row,
+    make_profiles,
+    measure_columns,
     simple_columns,
 )
 from submatch_nb.figures import (
@@ -332,6 +335,7 @@ class Comparison(ComparedLayers):
         epsilon: Epsilons = EPSILONS,
         simple: float | None = None,
         baseline: "Comparison | Comparisons | None" = None,
+        measures: str | Sequence[str] = (),
     ) -> "pd.DataFrame":
         """Similarities by layer at each epsilon, and what they must be read with.
 
@@ -343,11 +347,19 @@ class Comparison(ComparedLayers):
             An epsilon at which to count the simple matches.
         baseline : Comparison or Comparisons, optional
             Of the same layers; of several the mean.
+        measures : sequence of str
+            Other measures: "cka", "cca", "svcca", "pwcca", "procrustes", "linear_regression".
 
         Returns
         -------
         DataFrame
-            A row for each layer. "chance ε" is the Gaussian chance level for the samples and the
+            A row for each layer. "null ε=" is the similarity with the images of one network
+            shuffled; "half" the half-epsilon, with that of the null and its 95 % interval by
+            leaving out groups of images. "p" is how often chance gives a half-epsilon as small,
+            empty of fewer than 19 shuffles, and "p Holm" the same corrected for all layers.
+            "rank" are the dimensions that neurons span, "images" what was exchangeable, and a
+            layer is "void" where its half-epsilon says nothing (`Layer.void_reasons`). A measure
+            has a column of its name, and with " null", " low" and " high". "chance ε" is the Gaussian chance level for the samples and the
             live neurons in the network that has more. "size" is the median number of neurons in
             a simple match, both networks together. Where positions were sampled, similarities
             are means over the draws and "±" their standard deviation.
@@ -355,12 +367,13 @@ class Comparison(ComparedLayers):
         Raises
         ------
         ValueError
-            For a baseline of other layers, and where simple matches take moments that are not
-            there.
+            For a baseline of other layers, and where simple matches or measures take moments that
+            are not there.
         """
         import pandas as pd
 
         epsilons = check_epsilons(epsilon)
+        make_profiles(self.values())
         rows = pd.DataFrame(
             [layer_row(layer, epsilons) for layer in self.values()],
             pd.Index(self.layers, name="layer"),
@@ -368,9 +381,10 @@ class Comparison(ComparedLayers):
         if others := baselines_of(baseline, self):
             for e in epsilons:
                 rows[f"baseline ε={e:g}"] = similarities(others, self.layers, e).mean(0)
+        rows = rows.join(chance_table(self, epsilons))
         if simple is not None:
             rows = rows.assign(**simple_columns(self.simple(simple), simple))
-        return rows
+        return rows.assign(**measure_columns(self, measures))
 
     def matrix(self, epsilon: float = 0.3) -> "pd.DataFrame":
         """Similarity of every layer with every layer at one epsilon.

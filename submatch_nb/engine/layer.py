@@ -155,6 +155,72 @@ class Layer:
     def __radd__(self, other: Moments) -> Moments:
         return other + moments_of(self)
 
+    @property
+    def shuffles(self) -> "Sequence[Profile]":
+        """What p is computed from: the shuffles, or, of fewer than 19, those drawn from moments."""
+        from submatch_nb.engine.chance import ENOUGH
+
+        return self.null if len(self.null) >= ENOUGH else self.null_drawn or self.null
+
+    @property
+    def p(self) -> float | None:
+        """How often chance gives a half-epsilon as small; None of fewer than 19 shuffles."""
+        from submatch_nb.engine.chance import ENOUGH, p_value
+
+        if self.profile is None or len(self.shuffles) < ENOUGH:
+            return None
+        return p_value(self.profile.half, [one.half for one in self.shuffles], small=True)
+
+    @property
+    def trivial(self) -> bool:
+        """Do both networks span one space, of fewer dimensions than either has live neurons?
+
+        Then any two networks match here.
+        """
+        if self.ranks is None or self.profile is None:
+            return False
+        a, b, together = self.ranks
+        live = (int((side < float("inf")).sum()) for side in (self.profile.x, self.profile.y))
+        return a == b == together < min(live)
+
+    def void_reasons(self, epsilon: float | None = None) -> list[str]:
+        """Why the similarity at epsilon, or half-epsilon, says nothing; none where it may be read.
+
+        There are no more images than neurons; or the match is trivial; or the number is no more
+        than chance, with p > 0.05 where there are 19 shuffles, and within 0.05 of the null of one.
+        """
+        from submatch_nb.engine.chance import void_reasons
+
+        if self.profile is None:
+            raise ValueError(f"layer {self.name!r} has no profile")
+        trivial = ""
+        if self.trivial:
+            x, y = self.profile.x, self.profile.y
+            trivial = (
+                f"{len(x)} + {len(y)} neurons span {self.ranks.both} dimensions together: any two"
+                " networks match here"
+            )
+        small = epsilon is None
+
+        def number(profile: "Profile") -> float:
+            return profile.half if epsilon is None else float(profile.similarity(epsilon))
+
+        p = self.p
+        null = self.null[:1] if p is None else self.shuffles
+        return void_reasons(
+            images=self.images,
+            neurons=self.profile.live,
+            trivial=trivial,
+            observed=number(self.profile),
+            null=[number(one) for one in null],
+            p=p,
+            small=small,
+        )
+
+    def void(self, epsilon: float | None = None) -> bool:
+        """Does the similarity at epsilon, or half-epsilon, say nothing? `void_reasons` says why."""
+        return bool(self.void_reasons(epsilon))
+
     def __repr__(self) -> str:
         about = "" if self.moments is None else f", {self.moments}"
         return f"Layer({self.name!r}, {self.neuron}{about})"
