@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Told', 'tell_routes', 'collect_distributed', 'collect_together', 'check_stream', 'groups_of', 'Late', 'late_pairs',
-           'once_more', 'single_call', 'add_group', 'add_summed', 'add_sums', 'add_mixing', 'narrowed']
+           'once_more', 'single_call', 'add_group', 'add_summed', 'add_sums', 'only_values', 'add_mixing', 'narrowed']
 
 # %% ../../nbs/engine/distributed.ipynb #f5eaddba
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from .capture import Neuron
@@ -161,6 +161,11 @@ def collect_together(
     folds = min(map(int, tell(str(held.plan.folds))))  # memory may differ
     held.plan = replace(held.plan, folds=folds)
     with together():
+        held.begin(laid.outputs)
+    for group in held.all_groups():
+        assert group.shift is not None
+        group.shift = everybodys(group.shift.to(exchange_device()))[0].to(held.device)
+    with together():
         run_through(laid, request)
         for group in held.all_groups():
             group.finish()
@@ -245,7 +250,9 @@ def once_more(
             null=0,
             groups=0,
         )
-        second = run_through(lay_out(both, data, again, held.process, held), again)
+        laid = lay_out(both, data, again, held.process, held)
+        laid.held.begin(laid.outputs)
+        second = run_through(laid, again)
         for one, (x, y) in zip(wanted, second.found[0, 1].values(), strict=True):
             other = next(bundle for bundle in second.bundles if x in bundle.views)
             for k in one.groups:
@@ -296,11 +303,23 @@ def add_sums(sums: Sums) -> None:
         product.sum.copy_(add_up(product.sum))
     sums.sum = add_up(sums.sum)
     numbers = torch.tensor([sums.count, sums.chunks])
+    sums.constant = only_values(sums)
     counts, chunks = torch.stack(everybodys(numbers.to(exchange_device()))).T.tolist()
     sums.count = sum(counts)
     sums.chunks = max(chunks) + len(chunks) - 1 if sums.count else 0
     alike = torch.stack(everybodys(sums.alike.to(exchange_device())))
     sums.alike = first_equal(alike).to(sums.sum.device)
+
+
+def only_values(sums: Sums) -> Tensor | None:
+    """The value of each neuron that has only one in all processes, NaN of any other."""
+    none = torch.full_like(sums.sum, torch.inf)  # of a process without a sample
+    mine = none if sums.constant is None else sums.constant
+    values = torch.stack(everybodys(mine.to(exchange_device()))).to(sums.sum.device)
+    values = values[~values.isinf().all(1)]
+    if not len(values):
+        return None
+    return torch.where((values == values[0]).all(0), values[0], torch.nan)
 
 
 def add_mixing(held: Pass) -> None:
@@ -319,7 +338,8 @@ def add_mixing(held: Pass) -> None:
 
 def narrowed(sums: Sums, pairs: list[Pair]) -> Sums:
     """Sums of fewer pairs of layers."""
-    fewer = Sums(sums.sizes, pairs, sums.sum.device)
+    fewer = Sums(sums.sizes, pairs, sums.sum.device, sums.shift)
+    fewer.constant = sums.constant
     fill(fewer, sums.gram)
     fewer.sum = sums.sum
     fewer.alike = sums.alike

@@ -18,7 +18,15 @@ from .files import under
 from .moments import CHUNK, Moments
 from .peel import tells_apart
 from .roots import Roots
-from .sums import Product, State, Sums, chunks_of, consecutive, ends_of
+from submatch_nb.engine.sums import (
+    Product,
+    State,
+    Sums,
+    chunks_of,
+    consecutive,
+    ends_of,
+    first_shift,
+)
 
 # %% ../../nbs/engine/groups.ipynb #4a985264
 Pair = tuple[int, int]  # two layers of a group, by number, the smaller first
@@ -93,10 +101,14 @@ def rows_of(part: Tensor, rows: Rows) -> Tensor:
 class Crosses:
     """Second moments between layers, one of them shuffled, while samples come in."""
 
-    def __init__(self, sizes: Sequence[int], pairs: Sequence[Pair], device: torch.device) -> None:
+    def __init__(self, sizes: Sequence[int], pairs: Sequence[Pair], shift: Tensor) -> None:
+        device = shift.device
         self.seconds = sorted({j for _, j in pairs})  # the layers that are shuffled
         self.ends = ends_of(sizes)
         self.places = ends_of(sizes[j] for j in self.seconds)
+        own = [shift[self.ends[j] : self.ends[j + 1]] for j in self.seconds]
+        self.shift = torch.cat(own)[:, None]
+        self.moving = bool(self.shift.any())
         self.room = torch.empty(self.places[-1] * CHUNK, dtype=torch.float64, device=device)
         self.products = []
         for i in sorted({i for i, _ in pairs}):
@@ -113,7 +125,9 @@ class Crosses:
         return chunks_of(beside, self.room)
 
     def take(self, Z: Tensor, beside: Tensor) -> None:
-        """Add a chunk, (neurons, samples), and what stands beside it."""
+        """Add a chunk, (neurons, samples) less its shift, and what stands beside it."""
+        if self.moving:
+            beside -= self.shift
         for rows, columns, total in self.products:
             total += Z[rows] @ beside[columns].T
 
@@ -158,6 +172,7 @@ class Group:
         self.crosses: list[Crosses] = []  # of each shuffle
         self.owned: list[Sums] = []  # of each shuffle, once rows have no partner
         self.roots: dict[Pair, Roots] = {}
+        self.shift: Tensor | None = None  # taken off each neuron before it is squared
         self.joined: dict[Pair, Moments] = {}  # of several processes, in place of their roots
         self.waiting: list[Lot] = []
 
@@ -181,14 +196,21 @@ class Group:
         """Are all pairs summed, those too that need an R factor?"""
         return self.shuffles > 0 or self.folds
 
+    def choose_shift(self, parts: Parts) -> None:
+        """Choose what is taken off each neuron, from outputs of the layers for some images."""
+        sizes = [part.shape[1] for part in parts]
+        room = torch.empty(sum(sizes) * CHUNK, dtype=torch.float64, device=sums_device(parts))
+        self.shift = first_shift([parts], room)
+
     def begin(self, sizes: Sequence[int], device: torch.device, summed: Sequence[Pair]) -> None:
         """Begin the sums of some pairs of layers of such sizes, without a sample yet."""
+        assert self.shift is not None
         self.sizes = list(sizes)
         self.device = device
         self.summed = list(summed)
         self.sums = {}
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=self.device)
-        self.crosses = [Crosses(self.sizes, self.pairs, self.device) for _ in range(self.shuffles)]
+        self.crosses = [Crosses(self.sizes, self.pairs, self.shift) for _ in range(self.shuffles)]
 
     def decide(self) -> None:
         """Which pairs need an R factor? All that waited is added."""
@@ -196,6 +218,8 @@ class Group:
         self.waiting = []
         sizes = [part.shape[1] for part in waiting[0].parts]
         device = sums_device(waiting[0].parts)
+        if self.shift is None:
+            self.choose_shift(waiting[0].parts)
         count = sum(samples_in(lot.parts) for lot in waiting if lot.parts)
         # fewer samples than neurons cannot tell neurons apart
         apart = [(i, j) for i, j in self.pairs if count >= max(sizes[i], sizes[j])]
@@ -255,7 +279,7 @@ class Group:
         """The sums of one fold, on the device; those of the others rest in memory."""
         if fold not in self.sums:
             self.sums = {k: sums.to("cpu") for k, sums in self.sums.items()}
-            self.sums[fold] = Sums(self.sizes, self.summed, self.device)
+            self.sums[fold] = Sums(self.sizes, self.summed, self.device, self.shift)
         self.sums[fold] = self.sums[fold].to(self.device)
         return self.sums[fold]
 
@@ -269,10 +293,11 @@ class Group:
 
     def own(self) -> None:
         """From now on what shuffles pair is not all that layers have: it gets sums of its own."""
+        assert self.shift is not None
         total = self.total()
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         for cross in self.crosses:
-            begun = Sums(self.sizes * 2, own, self.device)
+            begun = Sums(self.sizes * 2, own, self.device, self.shift.repeat(2))
             self.owned.append(begun if total is None else twice(total, cross, own))
 
     def total(self) -> Sums | None:
@@ -280,7 +305,7 @@ class Group:
         found = [self.sums[fold] for fold in sorted(self.sums)]
         if len(found) < 2:
             return found[0] if found else None
-        total = Sums(self.sizes, self.summed, self.device)
+        total = Sums(self.sizes, self.summed, self.device, self.shift)
         for sums in found:
             total.include(sums)
         return total
@@ -320,12 +345,15 @@ class Group:
                 values[name].append([key, state.values])
         for k, cross in enumerate(self.crosses):
             tensors |= cross.state().under(f"crosses/{k}")
+        if self.shift is not None:
+            tensors["shift"] = self.shift
         return State(tensors, values)
 
     def restore(self, state: State, device: torch.device) -> None:
         """Go on from what `state` gave."""
         tensors, values = state
         self.sizes = values["sizes"]
+        self.shift = tensors.get("shift")
         self.waiting = [
             lot_of(State(under(tensors, f"waiting/{k}/"), about))
             for k, about in enumerate(values["waiting"])
@@ -335,6 +363,7 @@ class Group:
         self.device = device
         self.summed = [tuple(pair) for pair in values["summed"]]
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=device)
+        assert self.shift is not None
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         held = {
             name: [
@@ -346,7 +375,7 @@ class Group:
         self.sums = {key: Sums.of_state(one, self.summed) for key, one in held["sums"]}
         self.owned = [Sums.of_state(one, own) for _, one in held["owned"]]
         self.roots = {tuple(key): Roots.of_state(one) for key, one in held["roots"]}
-        self.crosses = [Crosses(self.sizes, self.pairs, device) for _ in range(self.shuffles)]
+        self.crosses = [Crosses(self.sizes, self.pairs, self.shift) for _ in range(self.shuffles)]
         for k, cross in enumerate(self.crosses):
             cross.restore(under(tensors, f"crosses/{k}/"))
 
@@ -384,10 +413,12 @@ def twice(total: Sums, cross: Crosses, pairs: Sequence[Pair]) -> Sums:
             return cross.gram(i, j - layers)
         return total.gram(i % layers, j % layers)
 
-    sums = Sums(total.sizes * 2, pairs, total.sum.device)
+    assert total.shift is not None
+    sums = Sums(total.sizes * 2, pairs, total.sum.device, total.shift.repeat(2))
     fill(sums, block)
     sums.sum = torch.cat([total.sum, total.sum])
     sums.alike = torch.cat([total.alike, total.alike + len(total.alike)])
+    sums.constant = None if total.constant is None else total.constant.repeat(2)
     sums.count = total.count
     sums.chunks = total.chunks
     return sums

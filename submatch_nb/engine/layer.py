@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .inputs import Sides
-from .moments import Moments
+from .moments import Moments, Ranks
 
 if TYPE_CHECKING:  # these modules use this one
     from submatch_nb.maximum import Profile
@@ -131,7 +131,7 @@ class Layer:
     profiles: "tuple[Profile, ...]" = ()
     residual: Sides | None = None
     images: int | None = None
-    ranks: Any = None
+    ranks: Ranks | None = None
     centered: bool = False
     null: "Sequence[Profile]" = ()
     null_about: str = ""
@@ -194,7 +194,7 @@ class Layer:
         if self.profile is None:
             raise ValueError(f"layer {self.name!r} has no profile")
         trivial = ""
-        if self.trivial:
+        if self.trivial and self.ranks:
             x, y = self.profile.x, self.profile.y
             trivial = (
                 f"{len(x)} + {len(y)} neurons span {self.ranks.both} dimensions together: any two"

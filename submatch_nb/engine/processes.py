@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOLD', 'Route', 'processes', 'cut', 'check_order', 'everybodys', 'exchange_device', 'add_up', 'tell', 'was_told',
-           'complaint', 'together', 'add_processes', 'square_root', 'part', 'broadcast', 'alike_everywhere']
+           'complaint', 'together', 'add_processes', 'facts_of', 'vectors_of', 'of_gram', 'of_root', 'square_root',
+           'part', 'broadcast', 'alike_everywhere']
 
 # %% ../../nbs/engine/processes.ipynb #f8fb24fe
 from collections.abc import Callable, Iterator
@@ -127,34 +128,83 @@ def add_processes(moments: Moments | None, n_x: int, n_y: int, route: Route) -> 
     the two networks, and `route` how to add, the same in every process.
     """
     n = n_x + n_y
-    facts = part(moments, lambda m: torch.tensor([m.count, m.error, m.skew]).double(), 3)
-    count, error, skew = torch.stack(everybodys(facts)).T
-    total = part(moments, lambda m: m.sum.clone(), n)
-    dist.all_reduce(total)
+    counts = torch.cat(everybodys(part(moments, lambda m: torch.tensor([m.count]).double(), 1)))
     if route == "gram":
-        gram = part(moments, lambda m: m.gram.clone(), n, n)
+        shift = everybodys(part(moments, lambda m: m.shift, n))[int(counts.argmax())]
+        moments = moments and moments.about(shift.to(moments.shift.device))
+    facts = torch.stack(everybodys(part(moments, facts_of, 4)))
+    vectors = torch.stack(everybodys(part(moments, vectors_of, 4, n)))
+    if route == "gram":
+        gram = part(moments, lambda m: m.parts()[0]["gram"].clone(), n, n)
         dist.all_reduce(gram)
-        bound = error.max() + 2 * (len(count) - 1) * UNIT
-        added = Moments.from_parts(total, count.sum(), n_x, bound, gram=gram)
+        added = of_gram(gram, n_x, facts[counts > 0], vectors[counts > 0])
     else:
-        rows = part(moments, square_root, n, n)
-        roots = broadcast(rows, len(count))
+        roots = broadcast(part(moments, square_root, n + 1, n + 1), len(counts))
         each = [
-            Moments.from_parts(total, count[k], n_x, error[k], root=root, skew=skew[k])
-            for k, root in enumerate(roots)
-            if count[k]
+            of_root(root, n_x, facts[k], vectors[k]) for k, root in enumerate(roots) if counts[k]
         ]
         added = each[0]
         for one in each[1:]:
             added = added + one
-        added = added.replaced(sum=total, count=count.sum())
     return added.replaced(alike=alike_everywhere(moments, n_x, n_y))
 
 
+def facts_of(moments: Moments) -> Tensor:
+    """Number of samples, error, skew and error of the sums, (4,)."""
+    about = moments.parts()[1]
+    numbers = [about[name] for name in ("count", "error", "skew", "sum_error")]
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def vectors_of(moments: Moments) -> Tensor:
+    """Sums, shifts, what moving these adds to rounding, and constant values, (4, n)."""
+    held = moments.parts()[0]
+    none = torch.zeros_like(held["sum"])
+    names = ("sum", "shift", "moved", "constant")
+    return torch.stack([held.get(name, none) for name in names])
+
+
+def of_gram(gram: Tensor, n_x: int, facts: Tensor, vectors: Tensor) -> Moments:
+    """Moments of the sum of second moments about one shift; of p processes (p, 4), (p, 4, n)."""
+    sums, shifts, moved, constant = vectors.unbind(1)
+    count, error, _, sum_error = facts.T
+    extra = 2 * (len(facts) - 1) * UNIT
+    return Moments.from_parts(
+        sums.sum(0),
+        count.sum(),
+        n_x,
+        error.max() + extra,
+        gram=gram,
+        shift=shifts[0],
+        moved=moved.norm(dim=0),
+        constant=torch.where((constant == constant[0]).all(0), constant[0], torch.nan),
+        sum_error=sum_error.max() + extra,
+    )
+
+
+def of_root(rows: Tensor, n_x: int, facts: Tensor, vectors: Tensor) -> Moments:
+    """Moments of one process, from its `square_root`, facts and vectors."""
+    total, shift, moved, constant = vectors
+    count, error, skew, sum_error = facts
+    return Moments.from_parts(
+        total,
+        count,
+        n_x,
+        error,
+        root=rows[:, :-1],
+        skew=skew,
+        shift=shift,
+        moved=moved,
+        constant=constant,
+        ones=rows[:, -1],
+        sum_error=sum_error,
+    )
+
+
 def square_root(moments: Moments) -> Tensor:
-    """The R factor with rows of zeros below it, (n, n)."""
-    root = moments.root
-    assert root is not None
+    """The R factor, with its column of ones after it and rows of zeros below, (n + 1, n + 1)."""
+    held = moments.parts()[0]
+    root = torch.cat([held["root"], held["ones"][:, None]], 1)
     return torch.cat([root, root.new_zeros(root.shape[1] - len(root), root.shape[1])])
 
 

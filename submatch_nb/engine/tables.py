@@ -94,7 +94,7 @@ def chance_table(layers: Mapping[str, Layer], epsilons: Sequence[float]) -> "pd.
 
     rows = [chance_columns(layer, epsilons) for layer in layers.values()]
     table = pd.DataFrame(rows, pd.Index(list(layers), name="layer"))
-    table.insert(table.columns.get_loc("p") + 1, "p Holm", holm(table["p"]))  # type: ignore[arg-type]
+    table.insert(list(table.columns).index("p") + 1, "p Holm", holm(table["p"]))
     return table
 
 
@@ -124,9 +124,10 @@ def make_profiles(layers: Iterable[Layer]) -> None:
 
 
 def bootstrap(comparison: "Comparison", level: float = 0.95) -> "pd.DataFrame":
-    """Intervals of every similarity, of half-epsilon and of the area, by leaving out groups of images.
+    """Intervals of similarities, half-epsilon and the area, by leaving out groups of images.
 
-    Of the expected value at this number of images. What other images would give, not other networks.
+    Of the expected value at this number of images: what other images would give, not other
+    networks.
 
     Parameters
     ----------
