@@ -346,7 +346,7 @@ class Group:
         for k, cross in enumerate(self.crosses):
             tensors |= cross.state().under(f"crosses/{k}")
         if self.shift is not None:
-            tensors["shift"] = self.shift
+            tensors["shift"] = self.shift.clone()  # other groups have it too
         return State(tensors, values)
 
     def restore(self, state: State, device: torch.device) -> None:
