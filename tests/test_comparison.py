@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgba
@@ -302,7 +303,9 @@ def test_the_constructor_of_before_still_works(comparison):
     with pytest.warns(DeprecationWarning, match="a Layer for each name") as caught:
         before = Comparison(comparison.profiles, comparison.neurons, residuals=comparison.residuals)
     assert caught[0].filename == __file__
-    assert before.table().equals(comparison.table()) and before.residuals == comparison.residuals
+    known = slice("neuron", "chance ε")  # of what such a comparison was made of
+    assert before.table().loc[:, known].equals(comparison.table().loc[:, known])
+    assert before.residuals == comparison.residuals
     assert before.moments == {} and before.positions == comparison.positions
 
 
@@ -355,7 +358,7 @@ def test_a_file_of_the_version_before(name, tmp_path):
         for what in said.keys() & answers.keys():
             expected = said[what]
             found = answers[what]()
-            assert list(found.columns) == expected["columns"]
+            found = found[expected["columns"]]  # what newer versions add stands beside
             for row, values in zip(found.to_numpy(), expected["data"]):
                 for mine, value in zip(row, values):
                     same = mine == value or (value is None and np.isnan(mine))
@@ -934,9 +937,8 @@ def test_every_pair_of_several_networks(three):
         comparisons[1, 2] is comparisons["q", "r"] and comparisons[0, -1] is comparisons["p", "r"]
     )
     for (a, b), pair in zip(((0, 1), (0, 2), (1, 2)), comparisons.values()):
-        assert pair.table().equals(
-            compare(nets[a], nets[b], IMAGES[:300], SMALL, progress=False).table()
-        )
+        alone = compare(nets[a], nets[b], IMAGES[:300], SMALL, progress=False)
+        pd.testing.assert_frame_equal(pair.table(), alone.table(), atol=1e-6)
     assert list(compare_all(nets, IMAGES[:300], SMALL, progress=False)) == [(0, 1), (0, 2), (1, 2)]
     for wrong in (("q", "p"), ("p", "s"), (0, 3), "p", 0):
         with pytest.raises(KeyError, match="the networks are p, q, r"):
@@ -1044,7 +1046,7 @@ def test_a_folder_of_checkpoints(comparison, tmp_path):
         "fc2.relu",
         progress=False,
     )
-    assert found["seed0", "seed2"].table().equals(expected.table())
+    pd.testing.assert_frame_equal(found["seed0", "seed2"].table(), expected.table(), atol=1e-6)
     (tmp_path / "seed1.safetensors").write_bytes((tmp_path / "seed1.safetensors").read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged or cut short: .*seed1.safetensors"):
         compare_all(tmp_path, IMAGES)
