@@ -73,6 +73,8 @@ def is_match(
     x: ArrayLike | None = None,
     y: ArrayLike | None = None,
     dead: Dead = "exclude",
+    *,
+    center: bool = False,
 ) -> bool:
     """Are the neurons x of X and y of Y an epsilon-approximate match?
 
@@ -90,6 +92,8 @@ def is_match(
         Indices into the columns of X and of Y; all, where left out.
     dead : {"exclude", "literal"}
         A dead neuron is in no match; or its distance is 0, so that it is in any.
+    center : bool
+        Take every neuron less its mean: is it an affine match?
 
     Returns
     -------
@@ -118,7 +122,7 @@ def is_match(
     >>> is_match(X, Y, 0.28, x=[2], y=[2]), is_match(X, Y, 0.27, x=[2], y=[2])
     (True, False)
     """
-    first, second = both(X, Y)
+    first, second = both(X, Y, center)
     x = chosen(x, first.shape[1], "x")
     y = chosen(y, second.shape[1], "y")
     limit = within(check_epsilon(epsilon))

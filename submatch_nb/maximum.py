@@ -169,6 +169,24 @@ class Profile:
         """Gaussian chance level for so many live neurons."""
         return chance_epsilon(self.count, self.live)
 
+    @property
+    def half(self) -> float:
+        """The smallest epsilon at which the similarity is at least a half, 1.0 if none.
+
+        The middle one of all critical values: a number that needs no choice of epsilon.
+        """
+        middle = self._sorted[(len(self._sorted) - 1) // 2]
+        return float(min(middle, 1.0)) if middle > TOLERANCE else 0.0
+
+    @property
+    def area(self) -> float:
+        """The mean similarity over epsilon in [0, 1), from the critical values.
+
+        A neuron is in the match from its critical epsilon e on, for 1 - e of all
+        epsilon; one that is dead, or in no match, for none.
+        """
+        return float((1 - self._sorted.clip(0, 1)).mean())
+
     def similarity(self, epsilon: ArrayLike) -> float | np.ndarray:
         """Maximum match similarity at epsilon.
 
@@ -252,6 +270,8 @@ def epsilon_profile(
     X: ArrayLike | Moments | Layer,
     Y: ArrayLike | None = None,
     dead: Dead = "exclude",
+    *,
+    center: bool = False,
 ) -> Profile:
     """The maximum match at every epsilon at once, by peeling, with proven brackets.
 
@@ -267,6 +287,8 @@ def epsilon_profile(
         Activations of the second network on the same inputs; left out with moments.
     dead : {"exclude", "literal"}
         A neuron that is 0 on every sample is in no match, or, read literally, in any.
+    center : bool
+        Match neurons less their means, the affine match, instead of the paper's.
 
     Returns
     -------
@@ -293,7 +315,7 @@ def epsilon_profile(
     >>> float(profile.x[0].round(6))
     0.8
     """
-    peel, _, moments = start(X, Y)
+    peel, _, moments = start(X, Y, center=center)
     return peel_all(peel, moments, dead)
 
 # %% ../nbs/02_maximum.ipynb #ca2f5e5c
@@ -382,6 +404,8 @@ def maximum_match(
     Y: ArrayLike | None = None,
     epsilon: float | None = None,
     dead: Dead = "exclude",
+    *,
+    center: bool = False,
 ) -> Match:
     """The maximum match: the one epsilon-approximate match that contains every other.
 
@@ -401,6 +425,8 @@ def maximum_match(
         Largest residual in the match, in [0, 1). Required.
     dead : {"exclude", "literal"}
         A neuron that is 0 on every sample is in no match, or, read literally, in any.
+    center : bool
+        Match neurons less their means, the affine match, instead of the paper's.
 
     Returns
     -------
@@ -426,7 +452,7 @@ def maximum_match(
     >>> maximum_match([[3.0], [4.0]], [[1.0], [0.0]], epsilon=0.79)
     Match(x=[], y=[], epsilon=0.79, similarity=0.000)
     """
-    peel, n, moments = start(X, Y, epsilon)
+    peel, n, moments = start(X, Y, epsilon, center)
     epsilon = check_epsilon(epsilon)
     limit = peel.limit(epsilon)
     live = peel.ids.cpu().numpy()
@@ -451,6 +477,8 @@ def max_match_similarity(
     Y: ArrayLike | None = None,
     epsilon: float | None = None,
     dead: Dead = "exclude",
+    *,
+    center: bool = False,
 ) -> float:
     """Maximum match similarity (|X*| + |Y*|) / (n_x + n_y), in [0, 1].
 
@@ -467,6 +495,8 @@ def max_match_similarity(
     dead : {"exclude", "literal"}
         A neuron that is 0 on every sample is in no match, or, read literally, in any.
         It counts as a neuron in either case.
+    center : bool
+        Match neurons less their means, the affine match, instead of the paper's.
 
     Returns
     -------
@@ -481,4 +511,4 @@ def max_match_similarity(
     >>> max_match_similarity([[3.0], [4.0]], [[1.0], [0.0]], epsilon=0.8)
     1.0
     """
-    return maximum_match(X, Y, epsilon, dead).similarity
+    return maximum_match(X, Y, epsilon, dead, center=center).similarity

@@ -67,7 +67,7 @@ def orthonormal_basis(Z: torch.Tensor) -> torch.Tensor:
     return Q @ U[:, s > TOLERANCE]
 
 # %% ../nbs/00_neurons.ipynb #c1fba0f5
-def residuals(X: ArrayLike, Y: ArrayLike) -> np.ndarray:
+def residuals(X: ArrayLike, Y: ArrayLike, *, center: bool = False) -> np.ndarray:
     """Relative residual r(x | Y) = dist(z_x, span z_Y) / |z_x| of each neuron x of X.
 
     Parameters
@@ -77,6 +77,8 @@ def residuals(X: ArrayLike, Y: ArrayLike) -> np.ndarray:
         NumPy or torch, on any device.
     Y : array_like, shape (d, n_y)
         Activations of the second network on the same inputs, in the same order.
+    center : bool
+        Take every neuron less its mean, so that a constant is in every span.
 
     Returns
     -------
@@ -108,9 +110,9 @@ def residuals(X: ArrayLike, Y: ArrayLike) -> np.ndarray:
     >>> residuals([[3.0], [4.0]], [[1.0], [0.0]])
     array([0.8])
     """
-    first, second = both(X, Y)
+    first, second = both(X, Y, center)
     Q = orthonormal_basis(second)
-    warn_if_full(Q.shape[1], len(second), "Y")
+    warn_if_full(Q.shape[1], len(second) - center, "Y")
     return unit_residuals(unit(first), Q).cpu().numpy()
 
 

@@ -28,7 +28,7 @@ from instances import (
 from submatch_nb import maximum
 from submatch_nb.engine import peel as engine_peel
 from submatch_nb.engine.inputs import TOLERANCE, SubmatchWarning
-from submatch_nb.engine.moments import UNIT, Moments
+from submatch_nb.engine.moments import UNIT, Moments, measured
 from submatch_nb.engine.peel import (
     CONDITION,
     condense,
@@ -400,7 +400,8 @@ def test_where_squaring_costs_digits_an_r_factor_is_held():
         return condense(*(torch.as_tensor(Z) for Z in layers))[0]
 
     def roots(*layers):
-        return Moments(*(Z / np.linalg.norm(Z, axis=0) for Z in layers), root=True)
+        units = (torch.as_tensor(Z / np.linalg.norm(Z, axis=0)) for Z in layers)
+        return Moments(parts=measured(*units, root=True, centring=False))
 
     one = far @ np.ones((3, 1)) + 9
     for layers in (

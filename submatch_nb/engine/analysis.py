@@ -81,7 +81,7 @@ def analysed(layer: Layer) -> Layer:
 
 def seen(layer: Layer, moments: Moments) -> Moments:
     "The moments as the layer is analysed: as they are, or centred."
-    return moments.centered() if layer.centered else moments  # type: ignore[attr-defined]
+    return moments.centered() if layer.centered else moments
 
 
 def left_out_profiles(layer: Layer) -> Sequence[Profile]:

@@ -18,7 +18,16 @@ from .files import under
 from .moments import CHUNK, Moments
 from .peel import tells_apart
 from .roots import Roots
-from .sums import Product, State, Sums, chunks_of, consecutive, ends_of
+from submatch_nb.engine.sums import (
+    Product,
+    State,
+    Sums,
+    chunks_of,
+    consecutive,
+    ends_of,
+    first_shift,
+    shifted_products,
+)
 
 # %% ../../nbs/engine/groups.ipynb #4a985264
 Pair = tuple[int, int]  # two layers of a group, by number, the smaller first
@@ -93,10 +102,14 @@ def rows_of(part: Tensor, rows: Rows) -> Tensor:
 class Crosses:
     """Second moments between layers, one of them shuffled, while samples come in."""
 
-    def __init__(self, sizes: Sequence[int], pairs: Sequence[Pair], device: torch.device) -> None:
+    def __init__(self, sizes: Sequence[int], pairs: Sequence[Pair], shift: Tensor) -> None:
+        device = shift.device
         self.seconds = sorted({j for _, j in pairs})  # the layers that are shuffled
         self.ends = ends_of(sizes)
         self.places = ends_of(sizes[j] for j in self.seconds)
+        own = [shift[self.ends[j] : self.ends[j + 1]] for j in self.seconds]
+        self.shift = torch.cat(own)[:, None]
+        self.moving = bool(self.shift.any())
         self.room = torch.empty(self.places[-1] * CHUNK, dtype=torch.float64, device=device)
         self.products = []
         for i in sorted({i for i, _ in pairs}):
@@ -113,9 +126,28 @@ class Crosses:
         return chunks_of(beside, self.room)
 
     def take(self, Z: Tensor, beside: Tensor) -> None:
-        """Add a chunk, (neurons, samples), and what stands beside it."""
+        """Add a chunk, (neurons, samples) less its shift, and what stands beside it."""
+        if self.moving:
+            beside -= self.shift
         for rows, columns, total in self.products:
             total += Z[rows] @ beside[columns].T
+
+    def about(self, shift: Tensor, total: Sums) -> None:
+        """Change what is taken off each neuron; `total` are the sums of the same samples still."""
+        assert total.shift is not None
+        change = total.shift - shift.to(total.shift.device)
+        own = np.r_[tuple(slice(self.ends[j], self.ends[j + 1]) for j in self.seconds)]
+        of = torch.as_tensor(own, device=change.device)
+        for rows, columns, into in self.products:
+            into += shifted_products(
+                total.sum[rows],
+                total.sum[of][columns],
+                change[rows],
+                change[of][columns],
+                total.count,
+            ).to(into.device)
+        self.shift = shift[of.to(shift.device)][:, None]
+        self.moving = bool(shift.any())
 
     def gram(self, i: int, j: int) -> Tensor:
         """Second moments of layer i with layer j, shuffled: (n_i, n_j)."""
@@ -181,14 +213,25 @@ class Group:
         """Are all pairs summed, those too that need an R factor?"""
         return self.shuffles > 0 or self.folds
 
-    def begin(self, sizes: Sequence[int], device: torch.device, summed: Sequence[Pair]) -> None:
-        """Begin the sums of some pairs of layers of such sizes, without a sample yet."""
+    def begin(
+        self,
+        sizes: Sequence[int],
+        device: torch.device,
+        summed: Sequence[Pair],
+        lots: Sequence[Lot] = (),
+    ) -> None:
+        """Begin the sums of some pairs of layers of such sizes, without a sample yet.
+
+        `lots` are the first that will come.
+        """
         self.sizes = list(sizes)
         self.device = device
         self.summed = list(summed)
         self.sums = {}
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=self.device)
-        self.crosses = [Crosses(self.sizes, self.pairs, self.device) for _ in range(self.shuffles)]
+        first = [lot.parts for lot in lots if lot.parts]
+        self.shift = first_shift(first, self.room) if first else self.room.new_zeros(sum(sizes))
+        self.crosses = [Crosses(self.sizes, self.pairs, self.shift) for _ in range(self.shuffles)]
 
     def decide(self) -> None:
         """Which pairs need an R factor? All that waited is added."""
@@ -200,14 +243,14 @@ class Group:
         # fewer samples than neurons cannot tell neurons apart
         apart = [(i, j) for i, j in self.pairs if count >= max(sizes[i], sizes[j])]
         apart = [] if self.exact else apart
-        self.begin(sizes, device, self.pairs if self.all_summed else apart)
+        self.begin(sizes, device, self.pairs if self.all_summed else apart, waiting)
         for lot in waiting:
             self.take_sums(lot)
         total = self.total() if apart else None
         if total is not None:
             apart = [pair for pair in apart if tells_apart(self.summed_moments(total, pair))]
         if not self.all_summed and apart != self.summed:
-            self.begin(sizes, device, apart)
+            self.begin(sizes, device, apart, waiting)
             for lot in waiting:
                 self.take_sums(lot)
         for i, j in self.pairs:
@@ -255,7 +298,7 @@ class Group:
         """The sums of one fold, on the device; those of the others rest in memory."""
         if fold not in self.sums:
             self.sums = {k: sums.to("cpu") for k, sums in self.sums.items()}
-            self.sums[fold] = Sums(self.sizes, self.summed, self.device)
+            self.sums[fold] = Sums(self.sizes, self.summed, self.device, self.shift)
         self.sums[fold] = self.sums[fold].to(self.device)
         return self.sums[fold]
 
@@ -272,15 +315,27 @@ class Group:
         total = self.total()
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         for cross in self.crosses:
-            begun = Sums(self.sizes * 2, own, self.device)
+            begun = Sums(self.sizes * 2, own, self.device, self.shift.repeat(2))
             self.owned.append(begun if total is None else twice(total, cross, own))
+
+    def about(self, shift: Tensor) -> None:
+        """Change what is taken off each neuron, of what is summed so far too."""
+        total = None if self.owned else self.total()
+        if total is not None:
+            for cross in self.crosses:
+                cross.about(shift, total)
+        for sums in self.sums.values():
+            sums.about(shift)
+        for sums in self.owned:
+            sums.about(shift.repeat(2))
+        self.shift = shift
 
     def total(self) -> Sums | None:
         """The sums of all folds; None where there was no sample."""
         found = [self.sums[fold] for fold in sorted(self.sums)]
         if len(found) < 2:
             return found[0] if found else None
-        total = Sums(self.sizes, self.summed, self.device)
+        total = Sums(self.sizes, self.summed, self.device, self.shift)
         for sums in found:
             total.include(sums)
         return total
@@ -320,6 +375,8 @@ class Group:
                 values[name].append([key, state.values])
         for k, cross in enumerate(self.crosses):
             tensors |= cross.state().under(f"crosses/{k}")
+        if self.sizes:
+            tensors["shift"] = self.shift
         return State(tensors, values)
 
     def restore(self, state: State, device: torch.device) -> None:
@@ -335,6 +392,7 @@ class Group:
         self.device = device
         self.summed = [tuple(pair) for pair in values["summed"]]
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=device)
+        self.shift = tensors["shift"].to(device)
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         held = {
             name: [
@@ -346,7 +404,7 @@ class Group:
         self.sums = {key: Sums.of_state(one, self.summed) for key, one in held["sums"]}
         self.owned = [Sums.of_state(one, own) for _, one in held["owned"]]
         self.roots = {tuple(key): Roots.of_state(one) for key, one in held["roots"]}
-        self.crosses = [Crosses(self.sizes, self.pairs, device) for _ in range(self.shuffles)]
+        self.crosses = [Crosses(self.sizes, self.pairs, self.shift) for _ in range(self.shuffles)]
         for k, cross in enumerate(self.crosses):
             cross.restore(under(tensors, f"crosses/{k}/"))
 
@@ -384,10 +442,14 @@ def twice(total: Sums, cross: Crosses, pairs: Sequence[Pair]) -> Sums:
             return cross.gram(i, j - layers)
         return total.gram(i % layers, j % layers)
 
-    sums = Sums(total.sizes * 2, pairs, total.sum.device)
+    assert total.shift is not None
+    sums = Sums(total.sizes * 2, pairs, total.sum.device, total.shift.repeat(2))
     fill(sums, block)
     sums.sum = torch.cat([total.sum, total.sum])
     sums.alike = torch.cat([total.alike, total.alike + len(total.alike)])
+    sums.constant = None if total.constant is None else total.constant.repeat(2)
+    sums.moved = total.moved.repeat(2)
+    sums.constant = None if total.constant is None else total.constant.repeat(2)
     sums.count = total.count
     sums.chunks = total.chunks
     return sums

@@ -14,11 +14,14 @@ from torch import Tensor
 from .files import under
 from submatch_nb.engine.moments import (
     CHUNK,
+    ROOT_MEAN,
     Moments,
     add_products,
     check_squares,
     r_factor,
     rounding,
+    shift_for,
+    still_constant,
 )
 from .sums import PRODUCT_STRIP, State, chunks_of, still_alike
 
@@ -58,38 +61,70 @@ class Roots:
         n = n_x + n_y
         self.n_x = n_x
         self.samples = max(CHUNK, CHUNK_NUMBERS // n)  # in a chunk
-        self.gamma = rounding(2 * SUBSTITUTION_BLOCK + n // SUBSTITUTION_BLOCK + 4)
-        # of all samples
+        self.gamma = rounding(2 * SUBSTITUTION_BLOCK + (n + 1) // SUBSTITUTION_BLOCK + 4)
+        # of all samples, with a neuron that is always 1 after the others
         self.count = 0
-        self.sum = torch.zeros(n, dtype=torch.float64, device=device)
+        self.alike = torch.tensor([0] * n_x + [n_x] * n_y + [n], device=device)
+        self.sum = torch.zeros(n + 1, dtype=torch.float64, device=device)
+        self.constant: Tensor | None = None  # as in `Moments`; None before the first sample
+        self.shift: Tensor | None = None  # taken off each neuron; chosen from the first samples
+        # less their shift
         self.square = torch.zeros_like(self.sum)
-        self.alive = self.sum > 0
-        self.alike = torch.tensor([0] * n_x + [n_x] * n_y, device=device)
         # of those that are factored
-        self.root = self.sum.new_zeros(0, n)
+        self.root = self.sum.new_zeros(0, n + 1)
         self.error = 0.0
         self.skew = 0.0
         # of those that have been substituted since
         self.chunks = 0
-        self.gram = self.sum.new_zeros(n, n)
+        self.gram = self.sum.new_zeros(n + 1, n + 1)
         self.off = torch.zeros_like(self.sum)
         # and those that are in neither
         self.waiting: list[Tensor] = []
 
     def add(self, parts: Sequence[Tensor]) -> None:
         """Add a batch: both layers' outputs, (inputs, neurons, positions) each."""
+        inputs, _, positions = parts[0].shape
+        one = parts[0].new_ones(1, 1, 1).expand(inputs, 1, positions)
         room = self.sum.new_empty(2, len(self.sum) * self.samples)
-        for Z in chunks_of(parts, room[0]):
-            self.sum += Z.sum(1)
-            self.square += torch.linalg.vector_norm(Z, dim=1).square()
-            self.alive |= Z.any(1)
+        for Z in chunks_of([*parts, one], room[0]):
             self.alike = still_alike(self.alike, Z)
+            self.constant = still_constant(self.constant, Z)
             self.count += Z.shape[1]
-            late = ~self.follow(Z, room[1])
-            if late.any():
-                self.waiting.append(Z[:, late])
-            if sum(Z.shape[1] for Z in self.waiting) >= max(2 * len(self.sum), self.samples):
-                self.factor()
+            if self.shift is not None:
+                Z -= self.shift[:, None]
+                self.take(Z, room[1])
+                continue
+            self.waiting.append(Z.clone())
+            if self.enough():
+                self.begin()
+
+    def enough(self) -> bool:
+        """Do so many samples wait that they are factored?"""
+        waiting = sum(Z.shape[1] for Z in self.waiting)
+        return waiting >= max(2 * len(self.sum), self.samples)
+
+    def begin(self) -> None:
+        """Choose what is taken off each neuron, from all samples so far, and factor these."""
+        assert self.constant is not None
+        Z = torch.cat(self.waiting, 1)
+        square = torch.linalg.vector_norm(Z, dim=1).square()
+        self.shift = shift_for(Z.sum(1), square, self.count, self.constant, ROOT_MEAN)
+        self.shift[-1] = 0
+        Z -= self.shift[:, None]
+        self.sum += Z.sum(1)
+        self.square += torch.linalg.vector_norm(Z, dim=1).square()
+        self.waiting = [Z]
+        self.factor()
+
+    def take(self, Z: Tensor, room: Tensor) -> None:
+        """Add a chunk, (n, samples), less its shift; room is as large, and free."""
+        self.sum += Z.sum(1)
+        self.square += torch.linalg.vector_norm(Z, dim=1).square()
+        late = ~self.follow(Z, room)
+        if late.any():
+            self.waiting.append(Z[:, late])
+        if self.enough():
+            self.factor()
 
     def follow(self, Z: Tensor, room: Tensor) -> Tensor:
         """Add a chunk by substitution, but for the samples that would lose digits.
@@ -167,26 +202,35 @@ class Roots:
 
     def moments(self) -> Moments:
         """Of all samples so far."""
-        check_squares(self.square, self.alive)
-        if self.waiting:
+        if self.shift is None:
+            self.begin()
+        elif self.waiting:
             self.factor()
         else:
             self.fold()
-        return Moments.from_parts(
-            self.sum,
+        assert self.shift is not None and self.constant is not None
+        moments = Moments.from_parts(
+            self.sum[:-1],
             self.count,
             self.n_x,
             self.error,
-            root=self.root,
+            root=self.root[:, :-1],
             skew=self.skew,
-            alike=self.alike,
+            alike=self.alike[:-1],
+            shift=self.shift[:-1],
+            constant=self.constant[:-1],
+            ones=self.root[:, -1],
+            sum_error=rounding(self.count + 1),
         )
+        check_squares(moments.square, moments.constant != 0)
+        return moments
 
     def state(self) -> State:
         """What `of_state` takes."""
         tensors = {f"waiting/{k}": Z for k, Z in enumerate(self.waiting)}
-        for name in ("sum", "square", "alive", "alike", "root", "gram", "off"):
-            tensors[name] = getattr(self, name)
+        for name in ("sum", "square", "constant", "shift", "alike", "root", "gram", "off"):
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
         values = {k: getattr(self, k) for k in ("n_x", "count", "error", "skew", "chunks")}
         return State(tensors, values)
 
@@ -194,10 +238,11 @@ class Roots:
     def of_state(cls, state: State) -> "Roots":
         """The inverse of `state`."""
         tensors, values = state
-        roots = cls(values["n_x"], len(tensors["sum"]) - values["n_x"], tensors["sum"].device)
+        roots = cls(values["n_x"], len(tensors["sum"]) - 1 - values["n_x"], tensors["sum"].device)
         roots.sum = tensors["sum"]
         roots.square = tensors["square"]
-        roots.alive = tensors["alive"]
+        roots.constant = tensors.get("constant")
+        roots.shift = tensors.get("shift")
         roots.alike = tensors["alike"]
         roots.root = tensors["root"]
         roots.gram = tensors["gram"]
