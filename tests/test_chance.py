@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, kstest
 
-from submatch_nb.chance import permutation_test
+from submatch_nb import compare
+from submatch_nb.chance import bootstrap, permutation_test
 from submatch_nb.engine.canonical import canonical
 from submatch_nb.engine.capture import as_matrix, capture
 from submatch_nb.engine.chance import (
@@ -43,6 +44,7 @@ from submatch_nb.engine.intervals import (
 )
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.pair import trained_pair, untrained_pair
+from submatch_nb.engine.several import Comparisons
 from submatch_nb.maximum import Profile, epsilon_profile
 from submatch_nb.measures import MEASURES
 
@@ -693,3 +695,41 @@ def test_intervals_hold_the_expected_value(kind, request):
 def test_intervals_hold_the_expected_value_in_short():
     table = coverage(half_shared, 12)
     assert all(row["covered"] >= 0.75 for row in table.values())
+
+
+# Intervals of a comparison
+
+
+def test_bootstrap_gives_every_number_its_interval():
+    data = load_data("digits", "all")
+    trained, untrained = (
+        compare(*(net.model for net in pair), data, "fc2.relu", groups=8, progress=False)
+        for pair in (trained_pair(), untrained_pair())
+    )
+    options = {"epsilon": (0.25, 0.5), "measures": ["cka", "procrustes"]}
+    table = bootstrap(trained, **options).loc["fc2.relu"]
+    layer = trained["fc2.relu"]
+    assert list(table.index) == ["ε=0.25", "ε=0.5", "half", "area", "cka", "procrustes"]
+    assert table.loc["ε=0.25", "value"] == trained.similarity("fc2.relu", 0.25)
+    assert table.loc["half", "value"] == layer.profile.half
+    assert table.loc["half", "null"] == layer.null[0].half
+    assert table.loc["cka", "value"] == MEASURES["cka"](layer.moments)
+    assert ((table.low <= table.value) & (table.value <= table.high)).all()
+    half_width = (table.high - table.low) / 2
+    expected = jackknife(layer.profile.half, [p.half for p in layer.left_out])
+    np.testing.assert_allclose(half_width["half"], expected.high - expected.value)
+    less = bootstrap(untrained, **options).loc["fc2.relu"]
+    change = bootstrap(trained, baseline=untrained, **options).loc["fc2.relu"]
+    np.testing.assert_allclose(change.value, table.value - less.value)
+    assert change.loc["half", "high"] < 0
+    wider = bootstrap(trained, level=0.99, epsilon=()).loc["fc2.relu"]
+    assert (wider.high - wider.low)["half"] > 2 * half_width["half"]
+    with pytest.raises(ValueError, match="measures is 'ccca'"):
+        bootstrap(trained, measures=["ccca"])
+    none = compare(
+        *(net.model for net in trained_pair()), data, "fc2.relu", groups=0, progress=False
+    )
+    with pytest.raises(ValueError, match="has no groups of images.*groups=20"):
+        bootstrap(none)
+    with pytest.raises(ValueError, match="an interval over networks takes three or more"):
+        bootstrap(Comparisons({("a", "b"): trained}))
