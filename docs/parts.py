@@ -6,7 +6,7 @@ here.
 PARTS = {
     "I. The theory": ("00", "01", "02", "03", "04"),
     "II. Two networks": ("05", "06", "07", "08"),
-    "III. What the number means": ("09",),
+    "III. What the number means": ("09", "10", "11"),
     "IV. Results": ("12",),
 }
 # In the order in which they are read
@@ -17,7 +17,7 @@ ENGINE = (
     *("names", "capture", "positions", "feeding", "reading", "pairing", "request"),
     *("sums", "roots", "groups", "shuffling", "layer", "passes", "collecting"),
     *("processes", "distributed"),
-    *("analysis", "compared", "several", "comparing", "activations"),
+    *("analysis", "compared", "several", "comparing", "activations", "uncertainty"),
     *("tables", "figures", "saving", "exploring"),
     *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
 )

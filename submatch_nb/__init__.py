@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time each name is imported when it is first asked for
+    from .chance import PermutationTest, bootstrap, permutation_test
     from .comparison import Comparison, Comparisons, compare, compare_activations, compare_all
     from .engine.capture import capture
     from .engine.collecting import Collected, collect, collect_all
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time each name 
     from .structure import are_unique, exact_simple_matches, independence_angle, necessary
 
 _MODULES = {
+    "chance": ("PermutationTest", "bootstrap", "permutation_test"),
     "comparison": ("Comparison", "Comparisons", "compare", "compare_activations", "compare_all"),
     "engine.capture": ("capture",),
     "engine.collecting": ("Collected", "collect", "collect_all"),

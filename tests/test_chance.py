@@ -1,16 +1,23 @@
 """What chance gives, how sure a number is: shuffles, nulls from moments, p values, intervals."""
 
 import itertools
+import json
 import math
 import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, kstest
 
+from submatch_nb import compare
+from submatch_nb.chance import bootstrap, permutation_test
+from submatch_nb.engine.canonical import canonical
 from submatch_nb.engine.capture import as_matrix, capture
 from submatch_nb.engine.chance import (
     ENOUGH,
@@ -37,7 +44,9 @@ from submatch_nb.engine.intervals import (
 )
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.pair import trained_pair, untrained_pair
+from submatch_nb.engine.several import Comparisons
 from submatch_nb.maximum import Profile, epsilon_profile
+from submatch_nb.measures import MEASURES
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
@@ -385,3 +394,342 @@ def test_the_interval_over_networks_holds_the_mean_over_all_networks(count):
         found = network_interval(pairs)
         held.append(found.low <= 0 <= found.high)
     assert 0.93 <= np.mean(held) <= 0.995
+
+
+# The test
+
+
+def alike_layers(rng, images=60, positions=1):
+    "Two layers of 12 neurons that have nothing in common; positions of an image are alike."
+    layers = []
+    for _ in "ab":
+        image = np.repeat(rng.normal(0.5, 1, (images, 12)), positions, axis=0)
+        layers.append(np.maximum(image + 0.3 * rng.normal(size=image.shape), 0))
+    return layers
+
+
+def p_values(draws, make, options, **settings):
+    "One for each draw, each with 19 shuffles."
+    found = []
+    for seed in range(draws):
+        arguments = make(np.random.default_rng(seed))
+        test = permutation_test(*arguments, **settings, **options, shuffles=19, seed=seed + 10**6)
+        found.append(test.p)
+    return np.array(found)
+
+
+def independent(rng):
+    return alike_layers(rng, images=100)
+
+
+def with_positions(rng):
+    return alike_layers(rng, positions=4)
+
+
+def as_moments(rng):
+    return (Moments(*alike_layers(rng, images=100)),)
+
+
+OF_ROW = np.repeat(np.arange(60), 4)
+IMAGES = {
+    "independent": (independent, {}),
+    "centred": (independent, {"center": True}),
+    "positions": (with_positions, {"images": OF_ROW}),
+    "positions, centred": (with_positions, {"images": OF_ROW, "center": True}),
+    "from moments": (as_moments, {}),
+}
+
+
+def uniform(p, shuffles=19):
+    "Kolmogorov and Smirnov's p that p values are uniform on their steps."
+    inside = np.random.default_rng(0).random(len(p)) / (shuffles + 1)
+    return kstest(p - inside, "uniform").pvalue
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", IMAGES)
+def test_p_is_uniform_for_half_epsilon(kind):
+    p = p_values(500, *IMAGES[kind])
+    assert uniform(p) > 0.01
+    for level in (0.05, 0.1, 0.2):
+        assert np.mean(p <= level + 1e-9) <= level + 3 * (level * (1 - level) / 500) ** 0.5
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "epsilon"), [("independent", 0.75), ("positions", 0.7)])
+def test_p_is_super_uniform_for_the_similarity_at_an_epsilon(kind, epsilon):
+    make, options = IMAGES[kind]
+    p = p_values(500, make, options, epsilon=epsilon)
+    assert np.mean(p < 1) > 0.05  # not all are ties
+    for level in (0.05, 0.1, 0.2):
+        assert np.mean(p <= level + 1e-9) <= level + 3 * (level * (1 - level) / 500) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["independent", "positions"])
+def test_p_is_uniform_in_short(kind):
+    p = p_values(40, *IMAGES[kind])
+    assert uniform(p) > 0.001
+
+
+def test_who_shuffles_positions_finds_what_is_not_there():
+    p = p_values(30, with_positions, {})
+    assert np.mean(p <= 0.05) > 0.5
+    assert uniform(p) < 1e-6
+
+
+def test_a_shuffle_within_batches_of_ordered_classes_is_no_null():
+    # the same wrong null as a statement about p: nothing but the class is shared
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(4), 40)
+    means = rng.normal(size=(2, 4, 12)) * 2
+    X, Y = (mean[classes] + rng.normal(size=(160, 12)) for mean in means)
+    assert permutation_test(X, Y, shuffles=19).p == 0.05
+    within = permutation_test(
+        *(side[classes == 1] for side in (X, Y)), shuffles=99
+    )  # inside a class there is nothing
+    assert within.p > 0.05
+
+
+def test_it_finds_what_is_shared_on_digits():
+    for name, (X, Y) in unit_layers():
+        test = permutation_test(X, Y, shuffles=19)
+        assert test.p == 0.05, name
+        assert test.observed < test.null.min()
+        at = permutation_test(X, Y, 0.7, shuffles=19, center=True)
+        assert at.p == 0.05 or at.observed == at.null.max() == 0, name
+
+
+def test_it_is_the_loop_that_shuffles_rows():
+    rng = np.random.default_rng(3)
+    X, Y = relu_layers(rng, 120, 9, 7)
+    X[:, 4] = 0
+    Y[:, 2] = Y[:, 3]
+    for center in (False, True):
+        for epsilon in (None, 0.6):
+            test = permutation_test(X, Y, epsilon, center=center, shuffles=5, seed=8)
+            again = np.random.default_rng(8)
+            profiles = [
+                epsilon_profile(X, Y[again.permutation(120)], center=center) for _ in range(5)
+            ]
+            profiles.insert(0, epsilon_profile(X, Y, center=center))
+            plain = [p.half if epsilon is None else p.similarity(epsilon) for p in profiles]
+            np.testing.assert_allclose([test.observed, *test.null], plain, rtol=1e-7)
+            assert test.p == p_value(plain[0], plain[1:], small=epsilon is None)
+
+
+def test_from_moments_it_agrees_with_the_shuffles():
+    rng = np.random.default_rng(4)
+    shared = rng.normal(size=(400, 12))
+    X, Y = (shared + s * rng.normal(size=shared.shape) for s in (1.5, 1.5))
+    for center in (False, True):
+        rows = permutation_test(X, Y, center=center, shuffles=99)
+        sums = permutation_test(Moments(X, Y), center=center, shuffles=99)
+        assert abs(rows.observed - sums.observed) < 1e-9
+        assert abs(rows.null.mean() - sums.null.mean()) < rows.null.std()
+        assert rows.p == sums.p == 0.01
+
+
+def test_the_same_seed_gives_the_same_test():
+    X, Y = relu_layers(np.random.default_rng(0), 80, 6, 6)
+    one, same, other = (permutation_test(X, Y, shuffles=9, seed=s) for s in (1, 1, 2))
+    assert np.array_equal(one.null, same.null) and not np.array_equal(one.null, other.null)
+    tensors = permutation_test(torch.tensor(X), torch.tensor(Y), shuffles=9, seed=1)
+    assert np.array_equal(tensors.null, one.null)
+    assert "p=" in repr(one) and "9 shuffles" in repr(one)
+
+
+def test_it_says_what_is_wrong():
+    X, Y = relu_layers(np.random.default_rng(0), 30, 4, 4)
+    moments = Moments(X, Y)
+    for error, message, arguments, options in (
+        (TypeError, "Y is missing", (X,), {}),
+        (TypeError, "Y is left out", (moments, Y), {}),
+        (TypeError, "images could name", (moments,), {"images": np.arange(30)}),
+        (ValueError, "shuffles is 0", (X, Y), {"shuffles": 0}),
+        (TypeError, "shuffles is 2.5", (X, Y), {"shuffles": 2.5}),
+        (ValueError, "outside", (X, Y, 1.0), {}),
+        (ValueError, "there are 2 images", (X, Y), {"images": np.arange(30) // 15}),
+        (ValueError, "Y has 29", (X, Y[1:]), {}),
+        (ValueError, "shape", (X, Y), {"images": np.arange(29)}),
+    ):
+        with pytest.raises(error, match=message):
+            permutation_test(*arguments, **options)
+
+
+# Coverage: intervals hold the expected value at this number of images
+
+COVERAGE = Path(__file__).parent.parent / "nbs" / "coverage.json"
+MIX = np.random.default_rng(7).normal(size=(2, 20, 20)) / 20**0.5
+
+
+def half_shared(rng, noise=0.2):
+    "Ten neurons a side with a feature in common, ten without."
+    shared = rng.normal(size=(1000, 10))
+    return [
+        np.column_stack(
+            [shared + noise * rng.normal(size=shared.shape), rng.normal(size=shared.shape)]
+        )
+        for _ in "ab"
+    ]
+
+
+def graded(rng):
+    "Mixtures of twenty features, under noise from 0.05 to 2."
+    shared = rng.normal(size=(1000, 20))
+    noise = np.linspace(0.05, 2, 20)
+    return [shared @ mix + noise * rng.normal(size=shared.shape) for mix in MIX]
+
+
+def relu_mixtures(rng):
+    "Mixtures of twenty features, a little noise, a mean, and a ReLU."
+    shared = rng.normal(size=(1000, 20))
+    return [np.maximum(shared @ mix + 0.5 + 0.4 * rng.normal(size=shared.shape), 0) for mix in MIX]
+
+
+def five_positions(rng):
+    "200 images of five positions that are alike, in noise from 0.1 to 1 and in features."
+
+    def spread():
+        return np.repeat(rng.normal(size=(200, 10)), 5, axis=0)
+
+    shared = spread() + 0.5 * rng.normal(size=(1000, 10))
+    noise = np.linspace(0.1, 1, 10)
+    return [
+        np.column_stack([shared + noise * spread(), spread() + 0.3 * rng.normal(size=shared.shape)])
+        for _ in "ab"
+    ]
+
+
+PLANTED = {
+    "half shared": half_shared,
+    "graded": graded,
+    "ReLU": relu_mixtures,
+    "5 positions": five_positions,
+}
+
+
+class Estimates(NamedTuple):
+    "What a draw gives: Interval for each quantity, and the plain jackknife of similarities."
+
+    intervals: dict
+    plain: dict
+
+
+def twenty_groups(X, Y):
+    "Moments of all, and without each of 20 groups of consecutive rows."
+    groups = [Moments(X[rows], Y[rows]) for rows in np.split(np.arange(len(X)), 20)]
+    return sum(groups[1:], groups[0]), list(leave_one_out(groups))
+
+
+def estimates(X, Y, epsilons):
+    "All quantities of a draw, and of its difference to a noisier layer on the same images."
+    moments, rests = twenty_groups(X, Y)
+    profile = epsilon_profile(moments)
+    left_out = [epsilon_profile(rest) for rest in rests]
+    intervals, plain = {}, {}
+    for epsilon in epsilons:
+        name = f"ε = {epsilon}"
+        intervals[name] = similarity_interval(profile, left_out, epsilon)
+        similarities = [p.similarity(epsilon) for p in left_out]
+        plain[name] = jackknife(profile.similarity(epsilon), similarities)
+    intervals["half-ε"] = jackknife(profile.half, [p.half for p in left_out])
+    intervals["area"] = jackknife(profile.area, [p.area for p in left_out])
+    whole, *parts = map(canonical, [moments, *rests])
+    for name, measure in MEASURES.items():
+        intervals[name] = jackknife(measure(whole), [measure(part) for part in parts])
+    other, others = twenty_groups(X, X[:, ::-1] + Y)
+    less = [epsilon_profile(rest).area for rest in others]
+    values = [p.area - b for p, b in zip(left_out, less, strict=True)]
+    intervals["difference of area"] = jackknife(profile.area - epsilon_profile(other).area, values)
+    return Estimates(intervals, plain)
+
+
+def covered(found):
+    "How often intervals hold the mean of all values, the mean itself, and how wide they are."
+    values, low, high = np.array(found).T
+    target = values.mean()
+    inside = (low <= target + 1e-12) & (target - 1e-12 <= high)
+    return {
+        "expected": target,
+        "deviation": values.std(),
+        "width": (high - low).mean(),
+        "covered": inside.mean(),
+    }
+
+
+def coverage(make, draws):
+    "Quantity -> what `covered` says."
+    epsilons = (0.2, 0.3, 0.5, 0.7, 0.9)
+    drawn = [estimates(*make(np.random.default_rng(seed)), epsilons) for seed in range(draws)]
+    table = {}
+    for quantity in drawn[0].intervals:
+        table[quantity] = covered([draw.intervals[quantity] for draw in drawn])
+        if quantity in drawn[0].plain:
+            plain = covered([draw.plain[quantity] for draw in drawn])
+            table[quantity]["covered by the plain jackknife"] = plain["covered"]
+    return table
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", PLANTED)
+def test_intervals_hold_the_expected_value(kind, request):
+    draws = 500
+    table = coverage(PLANTED[kind], draws)
+    if request.config.getoption("--record"):
+        with FileLock(f"{COVERAGE}.lock"):
+            known = json.loads(COVERAGE.read_text()) if COVERAGE.exists() else {}
+            known["draws"] = draws
+            known.setdefault("layers", {})[kind] = {
+                "about": PLANTED[kind].__doc__,
+                "quantities": {
+                    name: {key: round(value, 4) for key, value in row.items()}
+                    for name, row in table.items()
+                },
+            }
+            COVERAGE.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+        Path(f"{COVERAGE}.lock").unlink(missing_ok=True)
+    below = {name: row["covered"] for name, row in table.items() if row["covered"] < 0.93}
+    assert not below
+
+
+def test_intervals_hold_the_expected_value_in_short():
+    table = coverage(half_shared, 12)
+    assert all(row["covered"] >= 0.75 for row in table.values())
+
+
+# Intervals of a comparison
+
+
+def test_bootstrap_gives_every_number_its_interval():
+    data = load_data("digits", "all")
+    trained, untrained = (
+        compare(*(net.model for net in pair), data, "fc2.relu", groups=8, progress=False)
+        for pair in (trained_pair(), untrained_pair())
+    )
+    options = {"epsilon": (0.25, 0.5), "measures": ["cka", "procrustes"]}
+    table = bootstrap(trained, **options).loc["fc2.relu"]
+    layer = trained["fc2.relu"]
+    assert list(table.index) == ["ε=0.25", "ε=0.5", "half", "area", "cka", "procrustes"]
+    assert table.loc["ε=0.25", "value"] == trained.similarity("fc2.relu", 0.25)
+    assert table.loc["half", "value"] == layer.profile.half
+    assert table.loc["half", "null"] == layer.null[0].half
+    assert table.loc["cka", "value"] == MEASURES["cka"](layer.moments)
+    assert ((table.low <= table.value) & (table.value <= table.high)).all()
+    half_width = (table.high - table.low) / 2
+    expected = jackknife(layer.profile.half, [p.half for p in layer.left_out])
+    np.testing.assert_allclose(half_width["half"], expected.high - expected.value)
+    less = bootstrap(untrained, **options).loc["fc2.relu"]
+    change = bootstrap(trained, baseline=untrained, **options).loc["fc2.relu"]
+    np.testing.assert_allclose(change.value, table.value - less.value)
+    assert change.loc["half", "high"] < 0
+    wider = bootstrap(trained, level=0.99, epsilon=()).loc["fc2.relu"]
+    assert (wider.high - wider.low)["half"] > 2 * half_width["half"]
+    with pytest.raises(ValueError, match="measures is 'ccca'"):
+        bootstrap(trained, measures=["ccca"])
+    none = compare(
+        *(net.model for net in trained_pair()), data, "fc2.relu", groups=0, progress=False
+    )
+    with pytest.raises(ValueError, match="has no groups of images.*groups=20"):
+        bootstrap(none)
+    with pytest.raises(ValueError, match="an interval over networks takes three or more"):
+        bootstrap(Comparisons({("a", "b"): trained}))

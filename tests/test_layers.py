@@ -956,7 +956,6 @@ def test_what_another_process_wants_exactly_is_collected_again():
     }
     request = Request(**options)
     laid = lay_out(models, IMAGES, request)
-    laid.held.begin(laid.outputs)
     held = run_through(laid, request)
     before = dict(held.collected()["a", "b"])
     assert len(before) == 4 and {m.route for m in before.values()} == {"gram"}

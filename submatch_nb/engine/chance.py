@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .canonical import blocks, centred, centred_gram, whitening
-from .inputs import Sides, both
+from .canonical import blocks, whitening
+from .inputs import Sides, both, less_mean
 from .moments import CHUNK, UNIT, Moments, rounding
 from .peel import SCALING_ROUNDINGS
 from ..neurons import unit
@@ -95,7 +95,7 @@ def joint_moments(X: ArrayLike, Y: ArrayLike, center: bool = False) -> tuple[Sid
 
     With `center`, neurons are taken less their mean. Raises as `Moments` does.
     """
-    sides = [centred(unit(side)) if center else side for side in both(X, Y)]
+    sides = [less_mean(unit(side)) if center else side for side in both(X, Y)]
     units = Sides(*map(unit, sides))
     moments = Moments(*units)
     return units, moments.replaced(error=moments.error + SCALING_ROUNDINGS * UNIT)
@@ -114,6 +114,7 @@ def with_cross(moments: Moments, cross: torch.Tensor, error: float = 0.0) -> Mom
         moments.error + error,
         gram=gram,
         alike=moments.alike,
+        constant=moments.constant,
     )
 
 
@@ -230,7 +231,7 @@ def null_from_moments(moments: Moments, draws: int = 199, seed: int = 0) -> Iter
     """
     moments = moments.squared()
     n_x, d = moments.n_x, moments.count
-    roots = [gram @ whitening(gram) for gram in blocks(centred_gram(moments), n_x)]
+    roots = [gram @ whitening(gram) for gram in blocks(moments.centered().gram, n_x)]
     r_x, r_y = (root.shape[1] for root in roots)
     if d - 1 < r_x + r_y:
         raise ValueError(

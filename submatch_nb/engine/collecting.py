@@ -190,10 +190,11 @@ def lay_out(
 
 
 def run_through(laid: Laid, request: Request) -> Pass:
-    """Run a pass that has begun; the file with the sums is left."""
+    """Run a pass that is laid out; the file with the sums is left."""
     from tqdm.auto import tqdm
 
     held, networks, reading, first, outputs, others = laid
+    held.begin()
     about: dict[str, Any] = {}
     if request.resume:
         about = identity(networks, first, request, reading, held.process)
@@ -241,9 +242,7 @@ def collect_keeping(
     models: Models, data: Data, request: Request
 ) -> dict[tuple[Any, Any], Collected]:
     """`collect_all`, which leaves the file with the sums."""
-    laid = lay_out(models, data, request)
-    laid.held.begin(laid.outputs)
-    return run_through(laid, request).collected()
+    return run_through(lay_out(models, data, request), request).collected()
 
 # %% ../../nbs/engine/collecting.ipynb #f72057ff
 def collect_all(

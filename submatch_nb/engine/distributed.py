@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Told', 'tell_routes', 'collect_distributed', 'collect_together', 'check_stream', 'groups_of', 'Late', 'late_pairs',
-           'once_more', 'single_call', 'add_group', 'add_summed', 'add_sums', 'only_values', 'add_mixing', 'narrowed']
+           'once_more', 'single_call', 'add_group', 'common_shift', 'add_summed', 'add_sums', 'add_mixing', 'narrowed']
 
 # %% ../../nbs/engine/distributed.ipynb #f5eaddba
 import json
@@ -21,7 +21,7 @@ from .capture import Neuron
 from .collecting import collect_keeping, lay_out, named_models, run_through
 from .groups import Group, Pair, fill
 from .layer import Collected
-from .moments import first_equal
+from .moments import first_equal, only_value
 from .names import modules_of, split_call
 from .pairing import View
 from .passes import Bundle, Pass
@@ -161,11 +161,6 @@ def collect_together(
     folds = min(map(int, tell(str(held.plan.folds))))  # memory may differ
     held.plan = replace(held.plan, folds=folds)
     with together():
-        held.begin(laid.outputs)
-    for group in held.all_groups():
-        assert group.shift is not None
-        group.shift = everybodys(group.shift.to(exchange_device()))[0].to(held.device)
-    with together():
         run_through(laid, request)
         for group in held.all_groups():
             group.finish()
@@ -250,9 +245,7 @@ def once_more(
             null=0,
             groups=0,
         )
-        laid = lay_out(both, data, again, held.process, held)
-        laid.held.begin(laid.outputs)
-        second = run_through(laid, again)
+        second = run_through(lay_out(both, data, again, held.process, held), again)
         for one, (x, y) in zip(wanted, second.found[0, 1].values(), strict=True):
             other = next(bundle for bundle in second.bundles if x in bundle.views)
             for k in one.groups:
@@ -270,11 +263,19 @@ def add_group(group: Group, bundle: Bundle, told: Told, held: Pass) -> None:
     """The sums of one group become those of all processes, which must all call this."""
     if not group.sizes:
         group.begin(bundle.sizes, held.device, group.pairs if group.all_summed else [])
+    group.about(common_shift(group).to(group.device))
     add_summed(group, told, range(held.plan.folds) if group.folds else range(1))
     for i, j in told.roots:
         root = group.roots.get((i, j))
         moments = root.moments() if root is not None and root.count else None
-        group.joined[i, j] = add_processes(moments, group.sizes[i], group.sizes[j], "root")
+        group.joined[i, j] = add_processes(moments, group.sizes[i], group.sizes[j])
+
+
+def common_shift(group: Group) -> Tensor:
+    """What is taken off each neuron in the process with the most samples; all must call this."""
+    counts = torch.tensor([sum(sums.count for sums in group.sums.values())])
+    counts = torch.cat(everybodys(counts.to(exchange_device())))
+    return everybodys(group.shift.to(exchange_device()))[int(counts.argmax())]
 
 
 def add_summed(group: Group, told: Told, folds: range) -> None:
@@ -303,23 +304,16 @@ def add_sums(sums: Sums) -> None:
         product.sum.copy_(add_up(product.sum))
     sums.sum = add_up(sums.sum)
     numbers = torch.tensor([sums.count, sums.chunks])
-    sums.constant = only_values(sums)
     counts, chunks = torch.stack(everybodys(numbers.to(exchange_device()))).T.tolist()
     sums.count = sum(counts)
     sums.chunks = max(chunks) + len(chunks) - 1 if sums.count else 0
     alike = torch.stack(everybodys(sums.alike.to(exchange_device())))
     sums.alike = first_equal(alike).to(sums.sum.device)
-
-
-def only_values(sums: Sums) -> Tensor | None:
-    """The value of each neuron that has only one in all processes, NaN of any other."""
-    none = torch.full_like(sums.sum, torch.inf)  # of a process without a sample
-    mine = none if sums.constant is None else sums.constant
-    values = torch.stack(everybodys(mine.to(exchange_device()))).to(sums.sum.device)
-    values = values[~values.isinf().all(1)]
-    if not len(values):
-        return None
-    return torch.where((values == values[0]).all(0), values[0], torch.nan)
+    sums.moved = add_up(sums.moved.square()).sqrt()
+    constant = torch.zeros_like(sums.sum) if sums.constant is None else sums.constant
+    each = torch.stack(everybodys(constant.to(exchange_device())))[[count > 0 for count in counts]]
+    if len(each):
+        sums.constant = only_value(each).to(sums.sum.device)
 
 
 def add_mixing(held: Pass) -> None:
@@ -339,10 +333,11 @@ def add_mixing(held: Pass) -> None:
 def narrowed(sums: Sums, pairs: list[Pair]) -> Sums:
     """Sums of fewer pairs of layers."""
     fewer = Sums(sums.sizes, pairs, sums.sum.device, sums.shift)
-    fewer.constant = sums.constant
     fill(fewer, sums.gram)
     fewer.sum = sums.sum
     fewer.alike = sums.alike
+    fewer.constant = sums.constant
+    fewer.moved = sums.moved
     fewer.count = sums.count
     fewer.chunks = sums.chunks
     return fewer

@@ -26,6 +26,7 @@ from submatch_nb.engine.sums import (
     consecutive,
     ends_of,
     first_shift,
+    shifted_products,
 )
 
 # %% ../../nbs/engine/groups.ipynb #4a985264
@@ -131,6 +132,23 @@ class Crosses:
         for rows, columns, total in self.products:
             total += Z[rows] @ beside[columns].T
 
+    def about(self, shift: Tensor, total: Sums) -> None:
+        """Change what is taken off each neuron; `total` are the sums of the same samples still."""
+        assert total.shift is not None
+        change = total.shift - shift.to(total.shift.device)
+        own = np.r_[tuple(slice(self.ends[j], self.ends[j + 1]) for j in self.seconds)]
+        of = torch.as_tensor(own, device=change.device)
+        for rows, columns, into in self.products:
+            into += shifted_products(
+                total.sum[rows],
+                total.sum[of][columns],
+                change[rows],
+                change[of][columns],
+                total.count,
+            ).to(into.device)
+        self.shift = shift[of.to(shift.device)][:, None]
+        self.moving = bool(shift.any())
+
     def gram(self, i: int, j: int) -> Tensor:
         """Second moments of layer i with layer j, shuffled: (n_i, n_j)."""
         place = self.seconds.index(j)
@@ -172,7 +190,6 @@ class Group:
         self.crosses: list[Crosses] = []  # of each shuffle
         self.owned: list[Sums] = []  # of each shuffle, once rows have no partner
         self.roots: dict[Pair, Roots] = {}
-        self.shift: Tensor | None = None  # taken off each neuron before it is squared
         self.joined: dict[Pair, Moments] = {}  # of several processes, in place of their roots
         self.waiting: list[Lot] = []
 
@@ -196,20 +213,24 @@ class Group:
         """Are all pairs summed, those too that need an R factor?"""
         return self.shuffles > 0 or self.folds
 
-    def choose_shift(self, parts: Parts) -> None:
-        """Choose what is taken off each neuron, from outputs of the layers for some images."""
-        sizes = [part.shape[1] for part in parts]
-        room = torch.empty(sum(sizes) * CHUNK, dtype=torch.float64, device=sums_device(parts))
-        self.shift = first_shift([parts], room)
+    def begin(
+        self,
+        sizes: Sequence[int],
+        device: torch.device,
+        summed: Sequence[Pair],
+        lots: Sequence[Lot] = (),
+    ) -> None:
+        """Begin the sums of some pairs of layers of such sizes, without a sample yet.
 
-    def begin(self, sizes: Sequence[int], device: torch.device, summed: Sequence[Pair]) -> None:
-        """Begin the sums of some pairs of layers of such sizes, without a sample yet."""
-        assert self.shift is not None
+        `lots` are the first that will come.
+        """
         self.sizes = list(sizes)
         self.device = device
         self.summed = list(summed)
         self.sums = {}
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=self.device)
+        first = [lot.parts for lot in lots if lot.parts]
+        self.shift = first_shift(first, self.room) if first else self.room.new_zeros(sum(sizes))
         self.crosses = [Crosses(self.sizes, self.pairs, self.shift) for _ in range(self.shuffles)]
 
     def decide(self) -> None:
@@ -218,20 +239,18 @@ class Group:
         self.waiting = []
         sizes = [part.shape[1] for part in waiting[0].parts]
         device = sums_device(waiting[0].parts)
-        if self.shift is None:
-            self.choose_shift(waiting[0].parts)
         count = sum(samples_in(lot.parts) for lot in waiting if lot.parts)
         # fewer samples than neurons cannot tell neurons apart
         apart = [(i, j) for i, j in self.pairs if count >= max(sizes[i], sizes[j])]
         apart = [] if self.exact else apart
-        self.begin(sizes, device, self.pairs if self.all_summed else apart)
+        self.begin(sizes, device, self.pairs if self.all_summed else apart, waiting)
         for lot in waiting:
             self.take_sums(lot)
         total = self.total() if apart else None
         if total is not None:
             apart = [pair for pair in apart if tells_apart(self.summed_moments(total, pair))]
         if not self.all_summed and apart != self.summed:
-            self.begin(sizes, device, apart)
+            self.begin(sizes, device, apart, waiting)
             for lot in waiting:
                 self.take_sums(lot)
         for i, j in self.pairs:
@@ -293,12 +312,23 @@ class Group:
 
     def own(self) -> None:
         """From now on what shuffles pair is not all that layers have: it gets sums of its own."""
-        assert self.shift is not None
         total = self.total()
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         for cross in self.crosses:
             begun = Sums(self.sizes * 2, own, self.device, self.shift.repeat(2))
             self.owned.append(begun if total is None else twice(total, cross, own))
+
+    def about(self, shift: Tensor) -> None:
+        """Change what is taken off each neuron, of what is summed so far too."""
+        total = None if self.owned else self.total()
+        if total is not None:
+            for cross in self.crosses:
+                cross.about(shift, total)
+        for sums in self.sums.values():
+            sums.about(shift)
+        for sums in self.owned:
+            sums.about(shift.repeat(2))
+        self.shift = shift
 
     def total(self) -> Sums | None:
         """The sums of all folds; None where there was no sample."""
@@ -345,15 +375,14 @@ class Group:
                 values[name].append([key, state.values])
         for k, cross in enumerate(self.crosses):
             tensors |= cross.state().under(f"crosses/{k}")
-        if self.shift is not None:
-            tensors["shift"] = self.shift.clone()  # other groups have it too
+        if self.sizes:
+            tensors["shift"] = self.shift
         return State(tensors, values)
 
     def restore(self, state: State, device: torch.device) -> None:
         """Go on from what `state` gave."""
         tensors, values = state
         self.sizes = values["sizes"]
-        self.shift = tensors.get("shift")
         self.waiting = [
             lot_of(State(under(tensors, f"waiting/{k}/"), about))
             for k, about in enumerate(values["waiting"])
@@ -363,7 +392,7 @@ class Group:
         self.device = device
         self.summed = [tuple(pair) for pair in values["summed"]]
         self.room = torch.empty(sum(self.sizes) * CHUNK, dtype=torch.float64, device=device)
-        assert self.shift is not None
+        self.shift = tensors["shift"].to(device)
         own = [(i, len(self.sizes) + j) for i, j in self.pairs]
         held = {
             name: [
@@ -418,6 +447,8 @@ def twice(total: Sums, cross: Crosses, pairs: Sequence[Pair]) -> Sums:
     fill(sums, block)
     sums.sum = torch.cat([total.sum, total.sum])
     sums.alike = torch.cat([total.alike, total.alike + len(total.alike)])
+    sums.constant = None if total.constant is None else total.constant.repeat(2)
+    sums.moved = total.moved.repeat(2)
     sums.constant = None if total.constant is None else total.constant.repeat(2)
     sums.count = total.count
     sums.chunks = total.chunks

@@ -803,10 +803,6 @@ class Moments:
             return self
         return type(self)(parts=self._parts.squared())
 
-    def about(self, shift: torch.Tensor) -> Self:
-        "The same with another shift, (n,), so that what `parts` gives can be added to others'."
-        return type(self)(parts=about(self._parts, shift))
-
     def __add__(self, other: "Moments") -> Self:
         "Moments of the samples of both; by R factor where both are."
         if not isinstance(other, Moments):

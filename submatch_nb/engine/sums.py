@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRODUCT_STRIP', 'ends_of', 'chunks_of', 'consecutive', 'product_ranges', 'still_alike', 'State', 'Product',
-           'first_shift', 'Sums']
+           'first_shift', 'shifted_products', 'Sums']
 
 # %% ../../nbs/engine/sums.ipynb #e3a91521
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from submatch_nb.engine.moments import (
     CHUNK,
+    SHIFT_ROUNDINGS,
     Moments,
     check_squares,
     first_equal,
@@ -134,6 +135,18 @@ def first_shift(batches: Iterable[Sequence[Tensor]], room: Tensor) -> Tensor:
     return shift_for(total, square, count, constant)
 
 
+def shifted_products(
+    one: Tensor, other: Tensor, change: Tensor, others: Tensor, count: int
+) -> Tensor:
+    """What the products of k neurons with t others gain when each gets its change added, (k, t).
+
+    `one` (k,) and `other` (t,) are their sums over so many samples, `change` (k,) and `others`
+    (t,) what is added to every sample.
+    """
+    sums = torch.outer(change, other) + torch.outer(one, others)
+    return sums + count * torch.outer(change, others)
+
+
 class Sums:
     """Second moments of several layers over the same samples, while samples come in.
 
@@ -158,6 +171,7 @@ class Sums:
         self.constant: Tensor | None = None  # as in `Moments`; None before the first sample
         self.shift = shift
         self.moving = shift is not None and bool(shift.any())
+        self.moved = torch.zeros_like(self.sum)  # as in `Parts`
         self.room: Tensor | None = None  # for a chunk; made when it is needed
         self.products = [
             Product(rows, columns, self._zeros(rows, columns))
@@ -202,12 +216,29 @@ class Sums:
         if self.constant is not None:
             constant = torch.where(self.constant == constant, constant, torch.nan)
         self.constant = constant
+        self.moved = self.moved.hypot(other.moved.to(device))
         for own, its in zip(self.products, other.products, strict=True):
             own.sum.add_(its.sum.to(device))
         self.sum = self.sum + other.sum.to(device)
         self.alike = first_equal(torch.stack([self.alike, other.alike.to(device)]))
         self.count += other.count
         self.chunks = max(self.chunks, other.chunks) + 1
+
+    def about(self, shift: Tensor) -> None:
+        """Change what is taken off each neuron: theorem *another shift*."""
+        shift = shift.to(self.sum.device)
+        change = (0 if self.shift is None else self.shift) - shift
+        self.shift = shift
+        self.moving = bool(shift.any())
+        if not change.any():
+            return
+        for rows, columns, into in self.products:
+            into += shifted_products(
+                self.sum[rows], self.sum[columns], change[rows], change[columns], self.count
+            )
+        self.sum = self.sum + self.count * change
+        self.moved = self.moved + 2 * self.count**0.5 * change.abs()
+        self.chunks += SHIFT_ROUNDINGS  # each is one rounding more
 
     def to(self, device: torch.device | str) -> "Sums":
         """The same on another device; itself where it is there already."""
@@ -220,7 +251,7 @@ class Sums:
     def state(self) -> State:
         """What `of_state` takes."""
         tensors = {str(k): product.sum for k, product in enumerate(self.products)}
-        tensors |= {"sum": self.sum, "alike": self.alike}
+        tensors |= {"sum": self.sum, "alike": self.alike, "moved": self.moved}
         if self.constant is not None:
             tensors["constant"] = self.constant
         if self.shift is not None:
@@ -238,6 +269,7 @@ class Sums:
         sums.sum = tensors["sum"]
         sums.alike = tensors["alike"]
         sums.constant = tensors.get("constant")
+        sums.moved = tensors["moved"]
         sums.count = state.values["count"]
         sums.chunks = state.values["chunks"]
         return sums
@@ -279,6 +311,7 @@ class Sums:
             gram=gram,
             alike=torch.searchsorted(numbers, self.alike[numbers]),
             shift=self.shift[numbers],
+            moved=self.moved[numbers],
             constant=constant,
             sum_error=error,
         )
