@@ -194,6 +194,11 @@ def assert_nearly_equal(have, want):
     assert ((have.gram - want.gram).abs() / length / length[:, None]).max() < 1e-12
     torch.testing.assert_close(have.sum, want.sum, rtol=1e-12, atol=1e-12)
     assert have.error < 1e-11
+    torch.testing.assert_close(have.constant, want.constant, rtol=0, atol=0, equal_nan=True)
+    view, its = have.centered().squared(), want.centered().squared()
+    length = its.square.sqrt().clamp(min=1e-300)
+    assert ((view.gram - its.gram).abs() / length / length[:, None]).max() < view.error + its.error
+    assert view.error < 1e-10 or want.count < 9
 
 
 def test_one_profile_within_the_error_bars(collected):
