@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from submatch_nb import compare_activations, load_checkpoint
+from submatch_nb import compare_activations, load_checkpoint, load_data
 from submatch_nb.comparison import Comparison, Comparisons, compare_all
 from submatch_nb.engine import writing
 from submatch_nb.engine.files import (
@@ -645,3 +646,99 @@ def test_hostile_tensors_are_refused_by_the_name_of_the_file(name, made, tmp_pat
     save_tensors(path, KINDS[name], {**tensors, "surplus": torch.ones(1)}, **about)
     assert tried(name, path) is None
     assert refused > 0.6 * tries
+
+
+# Images
+
+
+def pictures(folder, parts=("train", "test"), classes=("left", "right"), n=2):
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for name in classes:
+            (folder / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+    return folder
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 8 8
+%%EndComments
+(HERE) (w) file closefile
+showpage
+"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        EPS,
+        b"%PDF-1.4\n",
+        b"GIF89a",
+        b"\xd7\xcd\xc6\x9a" + bytes(40),
+        b"P8 8\n",
+        b"8BPS" + bytes(26),
+    ],
+    ids=["eps", "pdf", "gif", "wmf", "odd", "psd"],
+)
+def test_only_formats_that_are_meant_are_opened(content, tmp_path, monkeypatch):
+    folder = pictures(tmp_path / "d")
+    bad = folder / "train" / "left" / "0.png"
+    bad.write_bytes(content.replace(b"HERE", str(tmp_path / "run").encode()))
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(a) or 1 / 0)
+    monkeypatch.setattr(subprocess, "check_call", lambda *a, **k: started.append(a))
+    with pytest.raises(ValueError, match=re.escape(str(bad))):
+        load_data(folder, "train")
+    assert not started and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp", "tiff", "ppm"])
+def test_images_of_every_format_that_is_meant(ending, tmp_path):
+    folder = pictures(tmp_path)
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(folder / "train" / "left" / f"0.{ending}")
+    assert load_data(folder, "train").pixels.shape[0] == 5 - (ending == "png")
+
+
+@pytest.mark.parametrize("where", ["train/left/loop", "train/loop", "loop"])
+@pytest.mark.parametrize("target", [".", "train", "train/left", "train/right", ".."])
+def test_a_link_back_into_the_folder_counts_nothing_twice(where, target, tmp_path):
+    folder = pictures(tmp_path / "data", n=2)
+    plain = load_data(folder, "all")
+    (folder / where).symlink_to((folder / target).resolve(), target_is_directory=True)
+    for split, count in (("train", 4), ("all", 8)):
+        linked = load_data(folder, split)
+        assert len(linked) == count and linked.classes == plain.classes
+    assert linked.fingerprint() == plain.fingerprint()
+
+
+def test_links_to_other_places_are_followed(tmp_path):
+    folder = pictures(tmp_path / "data")
+    more = pictures(tmp_path / "elsewhere", parts=("more",))
+    (folder / "train" / "left" / "more").symlink_to(more / "more" / "left")
+    (folder / "train" / "up").symlink_to(more / "more" / "right")
+    (folder / "test" / "up").symlink_to(more / "more" / "right")
+    images = load_data(folder, "train")
+    assert images.classes == ["left", "right", "up"] and images.labels.tolist() == [0] * 4 + [
+        1,
+        1,
+        2,
+        2,
+    ]
+    (tmp_path / "alias").symlink_to(folder)
+    assert load_data(tmp_path / "alias", "train").fingerprint() == images.fingerprint()
+
+
+def test_a_replaced_image_of_equal_size_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("submatch_nb.engine.images._BYTES_IN_MEMORY", 0)
+    folder = pictures(tmp_path)
+    before = load_data(folder, "train").fingerprint()
+    assert load_data(folder, "train").fingerprint() == before
+    path = folder / "train" / "right" / "1.png"
+    held, times = path.read_bytes(), path.stat()
+    path.write_bytes(held[:60] + bytes([held[60] ^ 1]) + held[61:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert load_data(folder, "train").fingerprint() != before
+    path.write_bytes(held)
+    assert load_data(folder, "train").fingerprint() == before
