@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .files import holds
-from .groups import Group, Results
+from .groups import Gathered, Group
 from .inputs import activations, check_choice
 from .layer import Collected, Layer, Lazy
 from .reading import Images, Reading
@@ -356,7 +356,7 @@ def _collect_layer(a: _Side, b: _Side, request: Request, pairs: int) -> Layer:
             add_window(group, window, plan)
     for window in windows.cut():
         add_window(group, window, plan)
-    results = Results(group)
+    results = Gathered(group)
     folds = results.folds
     return Layer(
         name,

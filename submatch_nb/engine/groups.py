@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pair', 'Parts', 'Rows', 'Beside', 'Segment', 'Lot', 'Paired', 'sums_device', 'samples_in', 'rows_of', 'Crosses',
-           'Group', 'whole', 'kept', 'fill', 'twice', 'state_of', 'lot_of', 'Results']
+           'Group', 'whole', 'kept', 'fill', 'twice', 'state_of', 'lot_of', 'Gathered']
 
 # %% ../../nbs/engine/groups.ipynb #0a308293
 from collections.abc import Callable, Sequence
@@ -492,7 +492,7 @@ def lot_of(state: State) -> Lot:
     )
 
 # %% ../../nbs/engine/groups.ipynb #results0
-class Results:
+class Gathered:
     """What a group has of all samples: moments of its pairs, of their folds and their shuffles."""
 
     def __init__(self, group: Group) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .capture import Neuron, Outputs, arranged
 from .files import load_tensors, save_tensors, under
-from .groups import Group, Lot, Pair, Paired, Results, sums_device
+from .groups import Gathered, Group, Lot, Pair, Paired, sums_device
 from .inputs import activations, warn
 from .layer import Collected, Layer, Lazy
 from .pairing import Network, View, paired
@@ -416,7 +416,7 @@ class Pass:
         """(network, network) -> what was collected of them."""
         about = self.windows.about(self.images)
         results = {
-            id(bundle): [Results(group) for group in bundle.groups] for bundle in self.bundles
+            id(bundle): [Gathered(group) for group in bundle.groups] for bundle in self.bundles
         }
         collected = {}
         for (a, b), found in self.found.items():
@@ -428,7 +428,7 @@ class Pass:
         return collected
 
     def layer(
-        self, name: str, x: View, y: View, results: Sequence[Results], bundle: Bundle, about: str
+        self, name: str, x: View, y: View, results: Sequence[Gathered], bundle: Bundle, about: str
     ) -> Layer:
         """What was collected of two views."""
         pair = bundle.pair(x, y)
