@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time each name 
     from .neurons import chance_epsilon, residuals
     from .engine.results import Results
     from .engine.reproducing import reproduce
-    from .simple import SimpleMatches, algorithm_2, is_unique, minimum_match, simple_matches
-    from .structure import are_unique, exact_simple_matches, independence_angle, necessary
+    from .simple import MinimalMatches, SimpleMatches, algorithm_2, algorithm_3, is_unique, minimal_match, minimal_matches, minimum_match, simple_matches
+    from .structure import are_unique, exact_simple_matches, find_unstable, independence_angle, is_stable, necessary
 
 _MODULES = {
     "chance": ("PermutationTest", "bootstrap", "permutation_test"),
@@ -42,8 +42,8 @@ _MODULES = {
     "measures": ("cca", "cka", "linear_regression", "procrustes", "pwcca", "svcca"),
     "networks": ("load_checkpoint", "load_data"),
     "neurons": ("chance_epsilon", "residuals"),
-    "simple": ("SimpleMatches", "algorithm_2", "is_unique", "minimum_match", "simple_matches"),
-    "structure": ("are_unique", "exact_simple_matches", "independence_angle", "necessary"),
+    "simple": ("MinimalMatches", "SimpleMatches", "algorithm_2", "algorithm_3", "is_unique", "minimal_match", "minimal_matches", "minimum_match", "simple_matches"),
+    "structure": ("are_unique", "exact_simple_matches", "find_unstable", "independence_angle", "is_stable", "necessary"),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 

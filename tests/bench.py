@@ -38,10 +38,10 @@ from submatch_nb.engine.inputs import within
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.writing import write_whole
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
-from submatch_nb.simple import algorithm_2, minimum_match, simple_matches
+from submatch_nb.simple import algorithm_2, minimal_match, simple_matches
 
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
-AT = 0.25  # where v-minimum matches are timed
+AT = 0.25  # where v-minimal matches are timed
 
 
 def train(width, seed, epochs=15):
@@ -364,13 +364,13 @@ def growth_bench():
 
 
 def minimum_bench(width, count):
-    "Rows for v-minimum matches of seeded neurons against Algorithm 2, each in full."
+    "Rows for v-minimal matches of seeded neurons against Algorithm 2, each in full."
     X, Y = layers(width)
     inside = list(maximum_match(X, Y, AT))
     rounds = maximum.cross_residuals = Counted(maximum.cross_residuals)
     forming, moments = clock(Moments, X, Y)
     print(
-        f"\nv-minimum matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}:"
+        f"\nv-minimal matches of {width} + {width} neurons on {len(X):,} samples at epsilon {AT}:"
         f" {len(inside)} neurons in the maximum match, {count} of them drawn\n\nneuron  size  from"
         " activations (s)  from moments (s)  Algorithm 2 (s)  its calls of Algorithm 1  its"
         " rounds",
@@ -379,14 +379,14 @@ def minimum_bench(width, count):
     times, answers = [], {}
     for i in np.random.default_rng(0).permutation(len(inside))[:count]:
         v, rounds.calls = inside[i], 0
-        fast, match = clock(minimum_match, X, Y, v, AT)
-        faster, same = clock(minimum_match, moments, v=v, epsilon=AT)
+        fast, match = clock(minimal_match, X, Y, v, AT)
+        faster, same = clock(minimal_match, moments, v=v, epsilon=AT)
         with tqdm(
             desc=f"Algorithm 2 for {v[0]}{v[1]}", unit=" neurons", leave=False, disable=None
         ) as bar:
             tried = Counted(lambda u, dropped, match: bar.update())
             plain, expected = clock(algorithm_2, X, Y, v, AT, log=tried)
-        assert match == expected == same, f"minimum_match and Algorithm 2 disagree for {v}"
+        assert match == expected == same, f"minimal_match and Algorithm 2 disagree for {v}"
         times.append((fast, faster + forming / count, plain))
         answers[v] = match
         print(
@@ -404,7 +404,7 @@ def minimum_bench(width, count):
     print(f"Forming the moments once: {forming:.2f} s. {every}. The answers agree.", flush=True)
     return [
         Row(
-            f"v-minimum match, {width} + {width}, median of {count}, against Algorithm 2, from"
+            f"v-minimal match, {width} + {width}, median of {count}, against Algorithm 2, from"
             " moments formed once",
             ours,
             slow,
@@ -419,7 +419,7 @@ def minimum_bench(width, count):
             statistics.median(t[2] / t[0] for t in times),
         ),
         Row(
-            f"v-minimum matches of all {len(inside)} neurons, share of the time of Algorithm 2 for"
+            f"v-minimal matches of all {len(inside)} neurons, share of the time of Algorithm 2 for"
             " the first three drawn",
             seconds + forming,
             three,
@@ -430,12 +430,12 @@ def minimum_bench(width, count):
 
 
 def every_bench(width, moments):
-    "A row for the v-minimum matches of a whole layer."
+    "A row for the v-minimal matches of a whole layer."
     seconds, every = clock(simple_matches, moments, epsilon=AT)
     print(f"\n{width} + {width} neurons: {every}", flush=True)
     return [
         Row(
-            f"v-minimum matches of all {len(every.neurons)} neurons, {width} + {width}, in minutes",
+            f"v-minimal matches of all {len(every.neurons)} neurons, {width} + {width}, in minutes",
             seconds,
             None,
             seconds / 60,
@@ -559,7 +559,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--count", type=int, default=20, help="neurons whose v-minimum match is timed (default 20)"
+        "--count", type=int, default=20, help="neurons whose v-minimal match is timed (default 20)"
     )
     parser.add_argument(
         "--width",

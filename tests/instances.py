@@ -365,7 +365,7 @@ class Oracle:
         return sorted(c for c in critical if c < 1)
 
     def minimal(self, v, epsilon2):
-        "All v-minimum matches."
+        "All v-minimal matches."
         having = [M for M in self.matches(epsilon2) if v in M]
         return {M for M in having if not any(N < M for N in having)}
 

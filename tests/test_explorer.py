@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import serious
 
-from submatch_nb import Comparison, Match, Moments, Profile, minimum_match, residuals, save_html
+from submatch_nb import Comparison, Match, Moments, Profile, minimal_match, residuals, save_html
 from submatch_nb.engine.drawing import COLORS
 from submatch_nb.engine.files import asset
 from submatch_nb.engine.inputs import EPSILONS, TOLERANCE, Sides
@@ -147,7 +147,7 @@ def test_matches_travel(small):
             found, inside = matches(s, n), profile.match(s["epsilon"])
             assert sorted(found) == [*inside.x, *(inside.y + moments.n_x)]
             for v, members in found.items():
-                match = minimum_match(
+                match = minimal_match(
                     moments, v=name_neuron(v, Sides(moments.n_x, moments.n_y)), epsilon=s["epsilon"]
                 )
                 assert members == [*match.x, *(match.y + moments.n_x)]
@@ -474,7 +474,7 @@ def test_a_neuron_lights_its_match(page_of, opened, small):
         page.locator(".grid").nth("xy".index(v[0])).locator(f"[data-neuron='{v[1]}']").hover()
         name, critical = f"{'ab'['xy'.index(v[0])]}{v[1]}", getattr(profile, v[0])[v[1]]
         assert name in text(page) and f"{critical:.3f}" in text(page) and "residual" in text(page)
-        expected = of(minimum_match(moments, v=v, epsilon=0.3)) if critical <= 0.3 else [[], []]
+        expected = of(minimal_match(moments, v=v, epsilon=0.3)) if critical <= 0.3 else [[], []]
         assert page.evaluate(PART) == expected
     page.mouse.move(1, 1)
     assert page.evaluate(PART) == [[], []] and "Point at a neuron" in text(page)
@@ -487,7 +487,7 @@ def test_a_match_is_that_of_the_stored_epsilon_below(page_of, opened, small):
     for epsilon, stored in [(0.149, None), (0.15, 0.15), (0.199, 0.15), (0.27, 0.25), (0.999, 0.5)]:
         page.evaluate(SLIDE, epsilon)
         assert page.evaluate(PART) == (
-            of(minimum_match(small.moments["layer0"], v=("x", v), epsilon=stored))
+            of(minimal_match(small.moments["layer0"], v=("x", v), epsilon=stored))
             if stored
             else [[], []]
         )

@@ -30,7 +30,7 @@ from submatch_nb.engine.moments import Moments
 from submatch_nb.match import Match, is_match, plot_pair, toy
 from submatch_nb.maximum import algorithm_1, maximum_match
 from submatch_nb.neurons import residuals
-from submatch_nb.simple import is_unique, minimum_match, simple_matches
+from submatch_nb.simple import is_unique, minimal_match, simple_matches
 
 SEEDS = st.integers(0, 10**6)
 
@@ -213,7 +213,7 @@ def test_epsilon_of_any_precision_is_the_number_that_it_is(kind):
         for f in (
             maximum_match,
             lambda X, Y, epsilon: list(simple_matches(X, Y, epsilon=epsilon)),
-            partial(minimum_match, v=("x", 0)),
+            partial(minimal_match, v=("x", 0)),
             partial(is_unique, v=("x", 0)),
             algorithm_1,
         ):

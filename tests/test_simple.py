@@ -1,4 +1,4 @@
-"""v-minimum and simple matches against enumeration, against Algorithm 2 with the same order, and
+"""v-minimal and simple matches against enumeration, against Algorithm 2 with the same order, and
 against one another.
 """
 
@@ -30,7 +30,7 @@ from submatch_nb.engine.search import needs
 from submatch_nb.match import Match, is_match
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
 from submatch_nb.neurons import digits_layers
-from submatch_nb.simple import algorithm_2, is_unique, minimum_match, simple_matches
+from submatch_nb.simple import algorithm_2, is_unique, minimal_match, simple_matches
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
@@ -52,7 +52,7 @@ def check_against(oracle, given, X, Y, epsilon, e2, rng):
     simple = simple_matches(*given, epsilon=epsilon, orders=2)
     for v in oracle.neurons:
         if v not in maximum:
-            for f in (minimum_match, is_unique):
+            for f in (minimal_match, is_unique):
                 with pytest.raises(ValueError, match="is in no match"):
                     f(*given, v=v, epsilon=epsilon)
             with pytest.raises(ValueError, match="is in no match"):
@@ -60,7 +60,7 @@ def check_against(oracle, given, X, Y, epsilon, e2, rng):
             continue
         minimal = oracle.minimal(v, e2)
         for how in (None, 5, order):
-            found = minimum_match(*given, v=v, epsilon=epsilon, order=how)
+            found = minimal_match(*given, v=v, epsilon=epsilon, order=how)
             assert neurons(found) in minimal
             assert found == algorithm_2(X, Y, v, epsilon, how)
         assert is_unique(*given, v=v, epsilon=epsilon) == (len(minimal) == 1)
@@ -102,7 +102,7 @@ def test_dead_read_literally(layers):
         epsilon = float(e2) ** 0.5
         simple = simple_matches(X, Y, epsilon, dead="literal")
         for v in oracle.maximum(e2):
-            minimal, found = oracle.minimal(v, e2), minimum_match(X, Y, v, epsilon, dead="literal")
+            minimal, found = oracle.minimal(v, e2), minimal_match(X, Y, v, epsilon, dead="literal")
             assert neurons(found) in minimal and found == algorithm_2(
                 X, Y, v, epsilon, dead="literal"
             )
@@ -117,7 +117,7 @@ def test_the_papers_own_example_is_not_unique():
     X, Y = np.ones((4, 1)), np.ones((4, 2))
     assert not is_unique(X, Y, ("x", 0), 0) and is_unique(X, Y[:, :1], ("x", 0), 0)
     assert {m.y.tolist()[0] for m in simple_matches(X, Y, 0, orders=8).of(("x", 0))} == {0, 1}
-    assert is_unique(X, Y, ("y", 1), 0) and minimum_match(X, Y, ("y", 1), 0) == Match(
+    assert is_unique(X, Y, ("y", 1), 0) and minimal_match(X, Y, ("y", 1), 0) == Match(
         [0], [1], 0, 1, 2
     )
 
@@ -138,7 +138,7 @@ def test_search_is_algorithm_2_in_the_same_order(kind, seed):
         for v in np.random.default_rng(seed).permutation(len(maximum))[:3]:
             v = list(maximum)[v]
             plain = [algorithm_2(X, Y, v, epsilon, order) for order in (None, 1)]
-            assert plain == [minimum_match(X, Y, v, epsilon, order) for order in (None, 1)]
+            assert plain == [minimal_match(X, Y, v, epsilon, order) for order in (None, 1)]
             assert every.of(v) == list(dict.fromkeys(plain))
         for v in maximum:
             assert every.smallest(v) in every.of(v) and len(every.smallest(v)) == min(
@@ -153,7 +153,7 @@ def test_search_is_algorithm_2_in_the_same_order(kind, seed):
             union = union | m
         assert union == maximum
         order = np.random.default_rng(seed).permutation(n)
-        assert minimum_match(X, Y, v, epsilon, order) == algorithm_2(X, Y, v, epsilon, order)
+        assert minimal_match(X, Y, v, epsilon, order) == algorithm_2(X, Y, v, epsilon, order)
 
 
 @pytest.mark.mutate
@@ -178,7 +178,7 @@ def test_algorithm_2_tells_what_it_tries():
 
     log.numbers, log.left = [], left
     assert (
-        algorithm_2(X, Y, v, 0.3, order, log=log) == log.left == minimum_match(X, Y, v, 0.3, order)
+        algorithm_2(X, Y, v, 0.3, order, log=log) == log.left == minimal_match(X, Y, v, 0.3, order)
     )
     assert 0 < sum(dropped) < len(dropped) < len(left)
 
@@ -238,7 +238,7 @@ def test_arrows_save_trials():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engine_peel.Peel, "copy", lambda self: (trials.append(1), copy(self))[1])
             patch.setattr(engine_search, "needs", needs)
-            return [minimum_match(X, Y, v, 0.2) for v in maximum_match(X, Y, 0.2)], len(trials)
+            return [minimal_match(X, Y, v, 0.2) for v in maximum_match(X, Y, 0.2)], len(trials)
 
     with_arrows, few = search(needs)
     without, many = search(
@@ -276,7 +276,7 @@ def test_a_neuron_that_left_by_itself_is_not_dropped_again():
         epsilons = [e for e in between(profile.breakpoints, 1e-7) if len(profile.match(e)) > 3]
         for epsilon in epsilons[:: max(1, len(epsilons) // 3)]:
             v = list(profile.match(epsilon))[seed % len(profile.match(epsilon))]
-            assert minimum_match(X, Y, v, epsilon, seed) == algorithm_2(X, Y, v, epsilon, seed)
+            assert minimal_match(X, Y, v, epsilon, seed) == algorithm_2(X, Y, v, epsilon, seed)
 
 
 @pytest.mark.parametrize("kind", MILD)
@@ -289,8 +289,8 @@ def test_moments_say_the_same(kind, seed):
         a, b = simple_matches(X, Y, epsilon, orders=2), simple_matches(M, epsilon=epsilon, orders=2)
         for v in list(maximum_match(X, Y, epsilon))[::4]:
             assert (
-                minimum_match(M, v=v, epsilon=epsilon)
-                == minimum_match(X, Y, v, epsilon)
+                minimal_match(M, v=v, epsilon=epsilon)
+                == minimal_match(X, Y, v, epsilon)
                 == a.of(v)[0]
             )
             assert a.of(v) == b.of(v)
@@ -309,9 +309,9 @@ def test_minimal_by_definition_on_trained_layers():
                 rest = [[i for s, i in m if s == side and (s, i) != u] for side in "xy"]
                 assert v not in algorithm_1(X, Y, epsilon, *rest)
         assert (
-            minimum_match(X, Y, v, epsilon, order=2)
+            minimal_match(X, Y, v, epsilon, order=2)
             == algorithm_2(X, Y, v, epsilon, order=2)
-            == minimum_match(Moments(X, Y), v=v, epsilon=epsilon, order=2)
+            == minimal_match(Moments(X, Y), v=v, epsilon=epsilon, order=2)
         )
         if is_unique(X, Y, v, epsilon):
             assert len(simple.of(v)) == 1
@@ -334,17 +334,17 @@ def test_invariances(kind):
     rotation = np.linalg.qr(rng.normal(size=(len(X),) * 2))[0]
     for epsilon in some_epsilons(X, Y, 1e-6):
         v = list(maximum_match(X, Y, epsilon))[0]
-        m = minimum_match(X, Y, v, epsilon, order)
-        swapped = minimum_match(
+        m = minimal_match(X, Y, v, epsilon, order)
+        swapped = minimal_match(
             Y, X, ("xy"[v[0] == "x"], v[1]), epsilon, (order + n_y) % (n_x + n_y)
         )
         assert (swapped.x.tolist(), swapped.y.tolist()) == (m.y.tolist(), m.x.tolist())
         assert (
-            minimum_match(X * scale(n_x), Y * scale(n_y), v, epsilon, order)
+            minimal_match(X * scale(n_x), Y * scale(n_y), v, epsilon, order)
             == m
-            == minimum_match(rotation @ X, rotation @ Y, v, epsilon, order)
+            == minimal_match(rotation @ X, rotation @ Y, v, epsilon, order)
         )
-        moved = minimum_match(
+        moved = minimal_match(
             X[:, p],
             Y[:, q],
             (v[0], int((back_x if v[0] == "x" else back_y)[v[1]])),
@@ -398,7 +398,7 @@ def test_more_orders_never_lose_one():
 # Bad input
 
 X, Y = make("planted_groups", 0)
-ONE = [minimum_match, is_unique, algorithm_2]
+ONE = [minimal_match, is_unique, algorithm_2]
 
 
 @pytest.mark.mutate
@@ -507,7 +507,7 @@ def test_bad_epsilon_and_bad_activations(f):
         -1,
     ],
 )
-@pytest.mark.parametrize("f", [minimum_match, algorithm_2])
+@pytest.mark.parametrize("f", [minimal_match, algorithm_2])
 def test_bad_order(f, order):
     with pytest.raises(
         (ValueError, TypeError), match=rf"order .*permutation of range\({X.shape[1] + Y.shape[1]}\)"
@@ -526,13 +526,13 @@ def test_bad_number_of_orders(orders):
 def test_seeds_are_reproducible_and_matter():
     A, B = make("duplicates", 2)
     v = ("x", 0) if ("x", 0) in maximum_match(A, B, 0.3) else list(maximum_match(A, B, 0.3))[0]
-    found = [minimum_match(A, B, v, 0.3, seed) for seed in range(4)]
-    assert found == [minimum_match(A, B, v, 0.3, seed) for seed in range(4)]
+    found = [minimal_match(A, B, v, 0.3, seed) for seed in range(4)]
+    assert found == [minimal_match(A, B, v, 0.3, seed) for seed in range(4)]
     order = np.random.default_rng(0).permutation(A.shape[1] + B.shape[1])
     for same in (order.tolist(), torch.as_tensor(order), order.astype(np.int32)):
-        assert minimum_match(A, B, v, 0.3, same) == minimum_match(A, B, v, 0.3, order)
+        assert minimal_match(A, B, v, 0.3, same) == minimal_match(A, B, v, 0.3, order)
     assert any(
-        len({minimum_match(A, B, u, 0.3, seed) for seed in range(8)}) > 1
+        len({minimal_match(A, B, u, 0.3, seed) for seed in range(8)}) > 1
         for u in maximum_match(A, B, 0.3)
     )
 
@@ -543,7 +543,7 @@ def test_spans_that_fill_the_space_warn():
     A, B = np.random.default_rng(0).normal(size=(2, 4, 6))
     for first in ((A, B), (Moments(A, B),)):
         for f, rest in (
-            (minimum_match, {"v": ("x", 0)}),
+            (minimal_match, {"v": ("x", 0)}),
             (is_unique, {"v": ("x", 0)}),
             (simple_matches, {}),
         ):
@@ -559,7 +559,7 @@ def test_inputs_stay_as_they_were():
     for first in ((A, B), (M,)):
         v = list(maximum_match(X, Y, 0.3))[0]
         (
-            minimum_match(*first, v=v, epsilon=0.3),
+            minimal_match(*first, v=v, epsilon=0.3),
             is_unique(*first, v=v, epsilon=0.3),
             simple_matches(*first, epsilon=0.3),
         )
@@ -577,7 +577,7 @@ def test_on_a_gpu():
         pytest.skip("no GPU here")
     on = [torch.as_tensor(Z, device="cuda") for Z in (X, Y)]
     for v in maximum_match(X, Y, 0.3):
-        assert minimum_match(*on, v, 0.3) == minimum_match(X, Y, v, 0.3) and is_unique(
+        assert minimal_match(*on, v, 0.3) == minimal_match(X, Y, v, 0.3) and is_unique(
             *on, v, 0.3
         ) == is_unique(X, Y, v, 0.3)
     assert list(simple_matches(*on, 0.3, orders=2)) == list(simple_matches(X, Y, 0.3, orders=2))

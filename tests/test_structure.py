@@ -1,11 +1,9 @@
-"""Exact matches as a graph, the certified angle, uniqueness of all neurons at once, exhaustive
-search: on hostile instances and bad input.
+"""Exact matches as a graph, the certified angle, stability, uniqueness of all neurons at once: on
+hostile instances and bad input.
 """
 
 import math
 import re
-import warnings
-from functools import partial
 from itertools import combinations
 
 import networkx as nx
@@ -25,12 +23,11 @@ from submatch_nb import (
     independence_angle,
     is_unique,
     maximum_match,
+    minimal_matches,
     necessary,
     simple_matches,
 )
-from submatch_nb.engine import search
 from submatch_nb.engine.inputs import SubmatchWarning
-from submatch_nb.engine.search import EXHAUSTIVE
 from submatch_nb.maximum import epsilon_profile
 from submatch_nb.neurons import residuals
 from submatch_nb.structure import (
@@ -73,9 +70,9 @@ def test_the_graph_gives_what_trying_every_subset_gives(seed):
     X, Y = layered(seed)
     found = exact_simple_matches(X, Y)
     assert list(found.neurons) == list(maximum_match(X, Y, 0)) and len(found)
-    every = simple_matches(X, Y, 0, exhaustive=True)
     for v in found.neurons:
-        assert found.of(v) == every.of(v)
+        every = minimal_matches(X, Y, v, 0)
+        assert every.complete and found.of(v) == list(every)
     moments, swapped = exact_simple_matches(Moments(X, Y)), exact_simple_matches(Y, X)
     assert set(found) == set(moments) == set(exact_simple_matches(torch.tensor(X), torch.tensor(Y)))
     assert {neurons(m) for m in found} == {
@@ -239,7 +236,7 @@ def test_what_has_no_angle():
 @settings(max_examples=3)
 @given(seed=SEEDS)
 def test_what_every_match_needs(kind, seed):
-    "N(v) is the intersection of all matches with v; unique where there is one v-minimum match."
+    "N(v) is the intersection of all matches with v; unique where there is one v-minimal match."
     X, Y = (Z[:, :4] for Z in make(kind, seed))
     oracle = Oracle(X, Y, float_residual2)
     for epsilon in list(between(epsilon_profile(X, Y).breakpoints, 1e-5))[:6]:
@@ -290,7 +287,6 @@ def test_bad_input_and_chance(f):
         (necessary, "dropping each neuron"),
         (are_unique, "dropping each neuron"),
         (simple_matches, "simple matches"),
-        (partial(simple_matches, exhaustive=True), "all simple matches"),
     ],
 )
 def test_progress_is_shown_late_and_in_full_and_then_goes(call, desc, monkeypatch):
@@ -311,72 +307,7 @@ def test_progress_is_shown_late_and_in_full_and_then_goes(call, desc, monkeypatc
     assert bar.n == bar.total > 1
 
 
-# Every v-minimum match
-
-
-def test_exhaustive_on_eight_and_eight_however_alike():
-    "The worst: all copies of one neuron, and all in one subspace of half as many dimensions."
-    rng = np.random.default_rng(0)
-    x = np.ones((20, 1)) @ np.ones((1, 8))
-    copies = simple_matches(x, x, 0, exhaustive=True)
-    assert len(copies) == 64 and all(len(copies.of(v)) == 8 for v in copies.neurons)
-    B = rng.normal(size=(20, 4))
-    found = simple_matches(
-        B @ rng.normal(size=(4, 8)), B @ rng.normal(size=(4, 8)), 0, exhaustive=True
-    )
-    # any four of one side with any four of the other
-    assert (
-        len(found) == 70 * 70
-        and all(len(found.of(v)) == 35 * 70 for v in found.neurons)
-        and {len(m) for m in found} == {8}
-    )
-
-
-@pytest.mark.mutate
-def test_exhaustive_is_refused_where_it_would_not_end():
-    x = np.ones((20, 1)) @ np.ones((1, EXHAUSTIVE + 1))
-    with pytest.raises(
-        ValueError, match=rf"{EXHAUSTIVE + 1} \+ 2 neurons.*at most {EXHAUSTIVE} a side"
-    ):
-        simple_matches(x, x[:, :2], 0, exhaustive=True)
-    with pytest.raises(ValueError, match="leave orders = 2 out"):
-        simple_matches(x, x, 0, orders=2, exhaustive=True)
-    rng = np.random.default_rng(0)
-    many = simple_matches(
-        np.hstack([x[:, :2], rng.normal(size=(20, 12))]), x[:, :2], 0, exhaustive=True
-    )  # what counts is the match, not the layer
-    assert len(many) == 4
-
-
-@pytest.mark.mutate
-def test_exhaustive_up_to_its_limit(monkeypatch):
-    monkeypatch.setattr(search, "EXHAUSTIVE", 2)
-    assert len(simple_matches(np.eye(9)[:, :2], np.eye(9)[:, :2], 0, exhaustive=True)) == 2
-    for n_x, n_y in ((2, 3), (3, 2)):
-        with pytest.raises(ValueError, match=rf"{n_x} \+ {n_y} neurons.*at most 2 a side"):
-            simple_matches(np.ones((9, n_x)), np.ones((9, n_y)), 0, exhaustive=True)
-
-
-@pytest.mark.mutate
-def test_exhaustive_gives_small_ones_first():
-    "x0 is y2, or half the sum of y0 and y1, which need x1 too."
-    X = np.eye(3)[:, :2]
-    found = simple_matches(X, np.array([[1, 1, 1], [1, -1, 0], [0, 0, 0]]), 0, exhaustive=True)
-    assert found.epsilon == 0 == found[0].epsilon and [neurons(m) for m in found.of(("x", 0))] == [
-        {("x", 0), ("y", 2)},
-        {("x", 0), ("x", 1), ("y", 0), ("y", 1)},
-    ]
-
-
-@pytest.mark.mutate
-def test_exhaustive_with_dead_neurons_read_literally():
-    X, Y = np.array([[1.0, 0], [1, 0]]), np.array([[2.0], [2]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = simple_matches(X, Y, 0, dead="literal", exhaustive=True)
-    assert [neurons(m) for m in found.of(("x", 1))] == [{("x", 1)}] and [
-        neurons(m) for m in found.of(("x", 0))
-    ] == [{("x", 0), ("y", 0)}]
+# The errors of the exact case
 
 
 @pytest.mark.mutate

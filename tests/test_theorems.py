@@ -20,7 +20,7 @@ from theorems import FILE, FIXED, RECORD, STATEMENTS, given_of, layers, statemen
 from submatch_nb.match import Match, is_match
 from submatch_nb.maximum import algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.neurons import chance_epsilon, residuals
-from submatch_nb.simple import algorithm_2, is_unique, minimum_match, simple_matches
+from submatch_nb.simple import algorithm_2, is_unique, minimal_match, simple_matches
 from submatch_nb.structure import (
     are_unique,
     exact_simple_matches,
@@ -179,7 +179,7 @@ def test_decomposition(case):
 
 
 @statement(
-    "Simple if and only if v-minimum for some v",
+    "Simple if and only if v-minimal for some v",
     f"{PAPER}, theorem",
     SIMPLE,
     "two or more simple matches, and a match that is not simple",
@@ -217,7 +217,7 @@ def plain_algorithm_2(case, v):
 
 
 @statement(
-    "Algorithm 2 finds a v-minimum match",
+    "Algorithm 2 finds a v-minimal match",
     f"{PAPER}, Algorithm 2",
     SIMPLE,
     "some neurons are dropped and some must be put back",
@@ -247,7 +247,7 @@ def test_block_search(case):
         match, _ = plain_algorithm_2(case, v)
         for first in case.given:
             assert (
-                neurons(minimum_match(*first, v=v, epsilon=case.epsilon, order=case.order)) == match
+                neurons(minimal_match(*first, v=v, epsilon=case.epsilon, order=case.order)) == match
             )
         said |= len(case.maximum) > 3 and match < case.maximum
     for first in case.given:
@@ -256,7 +256,7 @@ def test_block_search(case):
         for v in some(sorted(case.maximum), 1):
             assert found.of(v) == list(
                 dict.fromkeys(
-                    minimum_match(*first, v=v, epsilon=case.epsilon, order=order)
+                    minimal_match(*first, v=v, epsilon=case.epsilon, order=order)
                     for order in (None, 1)
                 )
             )
@@ -402,7 +402,7 @@ def test_nearly_closed_under_intersection(case):
     "Unique where stable",
     f"{PAPER}, corollary",
     STRUCTURE,
-    "stable at an epsilon above 0, at which some match is not exact and some v-minimum match is not"
+    "stable at an epsilon above 0, at which some match is not exact and some v-minimal match is not"
     " the maximum match",
     layers(
         scales=(60, 90),
@@ -453,7 +453,7 @@ def test_wielandt(case):
     "Uniqueness is decided by the neurons that every match of v needs",
     "ours",
     SIMPLE,
-    "one neuron has a single v-minimum match, and it is not the maximum match; another has several",
+    "one neuron has a single v-minimal match, and it is not the maximum match; another has several",
     examples=4,
 )
 def test_uniqueness(case):
