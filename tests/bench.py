@@ -38,7 +38,14 @@ from submatch_nb.engine.inputs import within
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.writing import write_whole
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
-from submatch_nb.simple import algorithm_2, minimal_match, simple_matches
+from submatch_nb.neurons import digits_layers
+from submatch_nb.simple import (
+    algorithm_2,
+    algorithm_3,
+    minimal_match,
+    minimal_matches,
+    simple_matches,
+)
 
 EPSILONS = (0.15, 0.2, 0.25, 0.3, 0.5)  # the paper's
 AT = 0.25  # where v-minimal matches are timed
@@ -363,7 +370,7 @@ def growth_bench():
     ]
 
 
-def minimum_bench(width, count):
+def minimal_bench(width, count):
     "Rows for v-minimal matches of seeded neurons against Algorithm 2, each in full."
     X, Y = layers(width)
     inside = list(maximum_match(X, Y, AT))
@@ -441,6 +448,35 @@ def every_bench(width, moments):
             seconds / 60,
             most=10,
         )
+    ]
+
+
+def enumeration_bench(v=("x", 4), epsilon=0.1325):
+    """Rows for all v-minimal matches of a neuron of the digits layers against Algorithm 3, which
+    begins a run of Algorithm 2 for each choice.
+    """
+    X, Y = digits_layers()
+    choices = Counted(lambda deleted, match: None)
+    plain, expected = clock(algorithm_3, X, Y, v, epsilon, log=choices)
+    ours, found = clock(minimal_matches, X, Y, v, epsilon)
+    assert found.complete and set(found) == set(expected), "Algorithm 3 finds others"
+    print(f"\n{found}; Algorithm 3 makes {choices.calls:,} choices.", flush=True)
+    matched = len(maximum_match(X, Y, epsilon))
+    return [
+        Row(
+            f"all {len(found)} v-minimal matches of a neuron, {matched} matched, against"
+            " Algorithm 3",
+            ours,
+            plain,
+            plain / ours,
+            least=100,
+        ),
+        Row(
+            "    its runs of Algorithm 2, begun or made, for each of ours",
+            None,
+            None,
+            choices.calls / found.shrinks,
+        ),
     ]
 
 
@@ -583,7 +619,11 @@ if __name__ == "__main__":
         )
     tables = {
         "profile": profiles + growth_bench(),
-        "simple": minimum_bench(128, options.count) + every_bench(options.width, wide),
+        "simple": (
+            minimal_bench(128, options.count)
+            + every_bench(options.width, wide)
+            + enumeration_bench()
+        ),
     }
     if torch.cuda.is_available():
         tables["device"] = device_bench("cuda")

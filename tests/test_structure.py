@@ -20,7 +20,9 @@ from submatch_nb import (
     Moments,
     are_unique,
     exact_simple_matches,
+    find_unstable,
     independence_angle,
+    is_stable,
     is_unique,
     maximum_match,
     minimal_matches,
@@ -28,9 +30,12 @@ from submatch_nb import (
     simple_matches,
 )
 from submatch_nb.engine.inputs import SubmatchWarning
+from submatch_nb.engine.peel import start
+from submatch_nb.engine.search import name_neuron
 from submatch_nb.maximum import epsilon_profile
 from submatch_nb.neurons import residuals
 from submatch_nb.structure import (
+    STABLE_UP_TO,
     dependency_graph,
     intersection_factor,
     missed_without,
@@ -78,6 +83,20 @@ def test_the_graph_gives_what_trying_every_subset_gives(seed):
     assert {neurons(m) for m in found} == {
         frozenset(("yx"["xy".index(s)], i) for s, i in m) for m in swapped
     }
+
+
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_arrows_of_the_search_are_those_of_the_graph(seed):
+    "At epsilon 0, with independent neurons: in both, v -> u says that v needs u."
+    X, Y = layered(seed)
+    peel, n, _ = start(X, Y)
+    peel.down_to(0)
+    graph = dependency_graph(X, Y)
+    needed_by = peel.arrows(0)  # row u, column w: w is lost without u
+    names = [name_neuron(v, n) for v in peel.ids.tolist()]
+    found = {(names[w], names[u]) for u, w in needed_by.nonzero().tolist()}
+    assert found == set(graph.edges)
 
 
 @pytest.mark.mutate
@@ -227,6 +246,91 @@ def test_what_has_no_angle():
     for theta in (-0.1, 2, np.nan):
         with pytest.raises(ValueError, match="theta is .*radians"):
             intersection_factor(theta)
+
+
+# Stability
+
+
+def leaning(residual):
+    "x0 leans from y0 towards y1 and y2; x1 = y1, x2 = y2."
+    X = np.eye(3)
+    X[1:, 0] = residual / np.sqrt(2 * (1 - residual**2))
+    return X, np.eye(3)
+
+
+@pytest.mark.parametrize("kind", marked(MILD))
+@settings(max_examples=4)
+@given(seed=SEEDS)
+def test_stable_where_no_residual_on_any_subset_is_in_between(kind, seed):
+    X, Y = (Z[:, :4] for Z in make(kind, seed))
+    oracle, rng = Oracle(X, Y, float_residual2), np.random.default_rng(seed)
+    levels = [0, *sorted({r2 for r2 in oracle.r2.values() if r2 > 1e-9}), 1]
+    for epsilon in (rng.uniform(0, 0.5), rng.choice(levels) ** 0.5 * 0.999, 0):
+        factor = rng.uniform(1.01, 4)
+        low2, high2 = epsilon**2, (factor * epsilon) ** 2
+        if any(
+            abs(r2 - edge) < 1e-8 for r2 in oracle.r2.values() for edge in (low2, high2) if edge
+        ):
+            continue
+        expected = {vS for vS, r2 in oracle.r2.items() if low2 < r2 <= high2}
+        for first in ((X, Y), (Moments(X, Y),)):
+            found = list(find_unstable(*first, epsilon=epsilon, factor=factor))
+            assert {(u.v, frozenset(u.others)) for u in found} == expected
+            assert len(found) == len(expected)
+            for u in found:
+                r2 = oracle.r2[u.v, frozenset(u.others)]
+                assert abs(u.residual - r2**0.5) < 1e-6
+            assert is_stable(*first, epsilon=epsilon, factor=factor) == (not expected)
+
+
+@pytest.mark.mutate
+def test_one_that_satisfies_the_corollary_and_one_that_just_misses_it():
+    for residual, stable, several in ((0.099, True, False), (0.101, False, True)):
+        X, Y = leaning(residual)
+        factor = intersection_factor(min(map(independence_angle, (X, Y))))
+        assert is_stable(X, Y, 0.1, factor) == is_stable(Y, X, 0.1, factor) == stable
+        assert is_stable(Moments(X, Y), epsilon=0.1, factor=factor) == stable
+        assert (len(minimal_matches(X, Y, ("x", 0), 0.1)) > 1) == several
+        assert all(are_unique(X, Y, 0.1).values()) != several
+    found = list(find_unstable(X, Y, 0.1, factor))
+    assert [(u.v, u.others) for u in found] == [(("y", 0), (("x", 0),)), (("x", 0), (("y", 0),))]
+    assert all(abs(u.residual - 0.101) < 1e-12 for u in found)
+
+
+@pytest.mark.mutate
+def test_both_ends_of_what_stability_forbids():
+    "epsilon itself is allowed, factor * epsilon is not; the empty subset counts; 0 is stable."
+    X, Y = np.eye(2)[:, :1], np.array([[0.8], [0.6]])
+    assert is_stable(X, Y, 0.6, 1.5) and not is_stable(X, Y, 0.599, 1.5)
+    assert not is_stable(X, Y, 0.3, 2) and is_stable(X, Y, 0.3, 1.99)
+    assert is_stable(X, X, 0.4, 2.4) and not is_stable(X, X, 0.4, 2.5)  # residual 1 on nothing
+    ((v, others, residual), *_) = find_unstable(X, X, 0.4, 2.5)
+    assert (v, others, residual) == (("y", 0), (), 1)
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(2, 20, 3))
+    assert is_stable(A, B, 0, 1e9) and is_stable(A, B, 0, math.inf)
+    assert not is_stable(A, B, 0.1, math.inf)
+    dead = np.hstack([np.eye(2)[:, :1], np.zeros((2, 1))])
+    assert is_stable(dead, Y, 0.6, 1.5) and not is_stable(dead, Y, 0.599, 1.5)
+
+
+@pytest.mark.mutate
+@pytest.mark.parametrize("f", [find_unstable, is_stable])
+def test_what_stability_is_not_tried_on(f):
+    X, Y = leaning(0.1)
+    for factor in (1, 0.5, -2, math.nan, None):
+        with pytest.raises(ValueError, match=rf"^factor is {factor!r}: a number above 1"):
+            f(X, Y, 0.1, factor)
+    for epsilon, error in ((1, ValueError), (None, TypeError)):
+        with pytest.raises(error, match="epsilon is"):
+            f(X, Y, epsilon, 2)
+    with pytest.raises(TypeError, match="Y is missing"):
+        f(X, epsilon=0.1, factor=2)
+    n = STABLE_UP_TO + 1
+    wide = np.eye(n + 1)[:, :n]
+    for first in ((wide, wide[:, :2]), (wide[:, :2], wide)):
+        with pytest.raises(ValueError, match=rf"{n} live neurons.*at most {STABLE_UP_TO} a side"):
+            f(*first, 0.1, 2)
 
 
 # Uniqueness of every neuron

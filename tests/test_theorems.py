@@ -10,22 +10,32 @@ import math
 import zlib
 from fractions import Fraction
 from itertools import combinations
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import pytest
-from instances import neurons, orthogonal, smallest_angle, span_of_integers, split
+from instances import neurons, orthogonal, smallest_angle, span_of_integers, split, subsets
 from theorems import FILE, FIXED, RECORD, STATEMENTS, given_of, layers, statement, write_record
 
 from submatch_nb.match import Match, is_match
 from submatch_nb.maximum import algorithm_1, epsilon_profile, max_match_similarity, maximum_match
 from submatch_nb.neurons import chance_epsilon, residuals
-from submatch_nb.simple import algorithm_2, is_unique, minimal_match, simple_matches
+from submatch_nb.simple import (
+    algorithm_2,
+    algorithm_3,
+    is_unique,
+    minimal_match,
+    minimal_matches,
+    simple_matches,
+)
 from submatch_nb.structure import (
     are_unique,
     exact_simple_matches,
+    find_unstable,
     independence_angle,
     intersection_factor,
+    is_stable,
     necessary,
 )
 
@@ -158,6 +168,15 @@ def test_order_of_removal(case):
 # Simple matches
 
 
+def everything(*first, epsilon):
+    "All v-minimal matches of every neuron v of the maximum match."
+    found = {}
+    for v in maximum_match(*first, epsilon=epsilon):
+        found[v] = minimal_matches(*first, v=v, epsilon=epsilon)
+        assert found[v].complete and len(set(found[v])) == len(found[v])
+    return found
+
+
 @statement(
     "Decomposition",
     f"{PAPER}, theorem",
@@ -172,8 +191,12 @@ def test_decomposition(case):
         assert union(S for S in simple if S <= M) == M
     for M in some(composed, 2):
         x, y = split(M)
-        inside = simple_matches(case.X[:, x], case.Y[:, y], case.epsilon, exhaustive=True)
-        parts = {frozenset([("x", x[i]) for i in m.x] + [("y", y[j]) for j in m.y]) for m in inside}
+        inside = everything(case.X[:, x], case.Y[:, y], epsilon=case.epsilon)
+        parts = {
+            frozenset([("x", x[i]) for i in m.x] + [("y", y[j]) for j in m.y])
+            for of_v in inside.values()
+            for m in of_v
+        }
         assert union(parts) == M and parts == {S for S in simple if S <= M}
     return composed
 
@@ -189,14 +212,11 @@ def test_simple_is_minimum(case):
     simple = case.oracle.simple(case.e2)
     assert simple == {M for v in case.maximum for M in case.oracle.minimal(v, case.e2)}
     for first in case.given:
-        ours = simple_matches(*first, epsilon=case.epsilon, exhaustive=True)
-        assert (
-            len(ours) == len(simple)
-            and {neurons(m) for m in ours} == simple
-            and set(ours.neurons) == case.maximum
-        )
+        ours = everything(*first, epsilon=case.epsilon)
+        assert {neurons(m) for of_v in ours.values() for m in of_v} == simple
+        assert set(ours) == case.maximum
         for v in case.maximum:
-            assert {neurons(m) for m in ours.of(v)} == case.oracle.minimal(v, case.e2)
+            assert {neurons(m) for m in ours[v]} == case.oracle.minimal(v, case.e2)
         assert {
             neurons(m) for m in simple_matches(*first, epsilon=case.epsilon, orders=2)
         } <= simple
@@ -265,6 +285,95 @@ def test_block_search(case):
     return said
 
 
+@statement(
+    "Dropping in two steps",
+    "ours",
+    SIMPLE,
+    "the loss of two neurons of a match inside most of the others takes a third with it",
+)
+def test_dropping_in_two_steps(case):
+    "The maximum match of (the maximum match of A, less B) is that of A less B."
+    said = False
+    for left_out in case.ordered[:3]:
+        A = frozenset(case.ordered) - {left_out}
+        first = largest(case, A)
+        for B in map(frozenset, combinations(case.ordered[-4:], 2)):
+            at_once = largest(case, A - B)
+            assert largest(case, first - B) == at_once
+            plain = algorithm_1(case.X, case.Y, case.epsilon, *split(first - B))
+            assert neurons(plain) == at_once
+            said |= first >= B and at_once < first - B
+    return said
+
+
+def largest(case, S):
+    "The maximum match of some neurons: the union of all matches inside."
+    return union(M for M in case.matches if M <= S)
+
+
+@statement(
+    "Algorithm 3 finds all v-minimal matches",
+    f"{PAPER}, Algorithm 3",
+    SIMPLE,
+    "a neuron has three or more",
+    examples=10,
+)
+def test_algorithm_3(case):
+    "And within the choices that theorem *running times* allows."
+    said = False
+    for v in some(sorted(case.maximum), 2):
+        minimal = case.oracle.minimal(v, case.e2)
+        for first in case.given:
+            found = minimal_matches(*first, v=v, epsilon=case.epsilon)
+            assert found.complete and len(found) == len(minimal) == found.shrinks
+            assert {neurons(m) for m in found} == minimal
+        said |= len(minimal) > 2
+        if prod(len(M) - 1 for M in minimal) > 50:
+            continue  # the plain algorithm would take too long
+        tried = []
+        plain = algorithm_3(
+            case.X, case.Y, v, case.epsilon, log=lambda gone, _, tried=tried: tried.append(gone)
+        )
+        assert {neurons(m) for m in plain} == minimal and len(plain) == len(minimal)
+        most = (len(minimal) + 1) * len(case.order) ** len(minimal)
+        assert len(minimal) <= len(tried) <= most and all(v not in gone for gone in tried)
+    return said
+
+
+@statement(
+    "A list is complete where its minimal hitting sets are cuts",
+    "ours, after Reiter 1987",
+    SIMPLE,
+    "a neuron has three or more v-minimal matches",
+    examples=10,
+)
+def test_a_complete_list(case):
+    "And any list that lacks one has a minimal hitting set that is no cut."
+    said = False
+    for v in some(sorted(case.maximum), 2):
+        minimal = case.oracle.minimal(v, case.e2)
+        assert all(is_cut(case, v, D) for D in minimal_hitting_sets(case, v, minimal))
+        for M in some(sorted(minimal, key=sorted), 3):
+            without = minimal_hitting_sets(case, v, minimal - {M})
+            assert not all(is_cut(case, v, D) for D in without)
+        said |= len(minimal) > 2
+    return said
+
+
+def is_cut(case, v, D):
+    "Is v lost without D?"
+    return v not in largest(case, case.maximum - D)
+
+
+def minimal_hitting_sets(case, v, sets):
+    "The smallest sets of other neurons that have one of each set."
+    found = []
+    for D in subsets(case.maximum - {v}):
+        if all(D & S for S in sets) and not any(smaller <= D for smaller in found):
+            found.append(D)
+    return found
+
+
 # Structure
 
 BELOW_1 = 1 - 1e-9  # out of reach of rounding
@@ -278,18 +387,17 @@ def factor(X, Y):
     return 2 / math.sin(theta(X, Y)) + 1 if theta(X, Y) else math.inf
 
 
+def unstable(oracle, e2, f2):
+    "Every neuron and subset of the other side with a squared residual in (e2, f2 e2]."
+    return {vS for vS, r2 in oracle.r2.items() if e2 < r2 <= f2 * e2 * (1 + 1e-9)}
+
+
 def stable(oracle, levels):
-    """The squared epsilons above 0 at which no pair of subsets is a match at (2/sin theta + 1)
-    epsilon, below 1, without being one at epsilon.
+    """The squared epsilons above 0 at which no residual on a subset, the empty one included, is in
+    (epsilon, (2/sin theta + 1) epsilon].
     """
     f2 = factor(*oracle.layers) ** 2
-    return [
-        r2
-        for r2 in levels
-        if r2
-        and f2 * r2 < BELOW_1
-        and not any(r2 < other <= f2 * r2 * (1 + 1e-9) for other in levels)
-    ]
+    return [r2 for r2 in levels if r2 and f2 < math.inf and not unstable(oracle, r2, f2)]
 
 
 def met(oracle, e2):
@@ -415,7 +523,15 @@ def test_nearly_closed_under_intersection(case):
     examples=6,
 )
 def test_unique_where_stable(case):
-    if not case.e2 or case.e2 not in stable(case.oracle, [case.e2, *case.oracle.level.values()]):
+    f2 = factor(case.X, case.Y) ** 2
+    if not case.e2 or f2 == math.inf:
+        return False
+    out_of_place = unstable(case.oracle, case.e2, f2)
+    if not any(abs(r2 - f2 * case.e2) < 1e-9 for r2 in case.oracle.r2.values()):
+        found = find_unstable(case.X, case.Y, case.epsilon, f2**0.5)
+        assert {(u.v, frozenset(u.others)) for u in found} == out_of_place
+        assert is_stable(case.X, case.Y, case.epsilon, f2**0.5) == (not out_of_place)
+    if out_of_place:
         return False
     assert all(case.oracle.level[a & b] <= case.e2 for a, b in combinations(case.matches, 2))
     assert all(len(case.oracle.minimal(v, case.e2)) == 1 for v in case.maximum)

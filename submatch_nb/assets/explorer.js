@@ -48,8 +48,8 @@ const number = (layer, [side, index]) => side === "x" ? index : layer.critical.x
 const counts = (layer, limit) => ({ x: rank(layer.sorted.x, limit), y: rank(layer.sorted.y, limit) });
 const similarity = (layer, limit) => { const n = counts(layer, limit); return (n.x + n.y) / layer.total; };
 
-// The stored v-minimum match of a neuron at the largest stored epsilon that is at most the present one, or null.
-function minimumMatch(layer, v, epsilon) {
+// The stored v-minimal match of a neuron at the largest stored epsilon that is at most the present one, or null.
+function minimalMatch(layer, v, epsilon) {
   const which = number(layer, v), size = Math.ceil(layer.total / 8);
   const found = layer.simple.filter(s => s.epsilon <= epsilon && s.of.has(which)).at(-1);
   if (!found) return null;
@@ -211,7 +211,7 @@ function render({ model, el }) {
   // What changes with the neuron looked at
   function showNeuron() {
     const layer = current(), chosen = model.get("selected"), v = over ?? chosen, epsilon = model.get("epsilon");
-    const match = v && minimumMatch(layer, v, epsilon), size = { x: 0, y: 0 };
+    const match = v && minimalMatch(layer, v, epsilon), size = { x: 0, y: 0 };
     networks.classList.toggle("picked", Boolean(match));
     for (const side of NETWORKS) layer.order[side].forEach((index, place) => {
       const cell = cells[side][place], isV = Boolean(v) && v[0] === side && v[1] === index, inside = Boolean(match && match.has([side, index]));
@@ -233,8 +233,8 @@ function render({ model, el }) {
       quiet((layer.chance <= epsilon ? (layer.full ? "One network has no fewer live neurons than there are samples, so all of the other's lie in its span and the similarity says nothing. "
                                                    : "At or above the chance level: random neurons would match as well. ") : "") +
         "Squares are neurons by critical ε, the ε from which each matches; filled ones match now, dotted ones are dead." +
-        (layer.sampled && known.length ? ` Round ones, ${layer.sampled} neurons drawn at random (seed 0), come with a minimal match.` : "") +
-        (known.length ? "" : " No minimal matches were stored with this comparison."))];
+        (layer.sampled && known.length ? ` Round ones, ${layer.sampled} neurons drawn at random (seed 0), come with a v-minimal match: it holds the neuron, and no smaller match inside it does.` : "") +
+        (known.length ? "" : " No v-minimal matches were stored with this comparison."))];
   }
 
   function describe(layer, v, epsilon, match, size) {
@@ -243,17 +243,17 @@ function render({ model, el }) {
     const facts = critical >= 1 ? " is in no match below ε = 1" : critical <= within(epsilon, data.tolerance) ? ` matches now: critical ε ${three(critical)}` : ` does not match yet: critical ε ${three(critical)}`;
     const rest = layer.residual ? `, residual ${three(layer.residual[side][index])} on all of ${NAMES[other]}.` : ".";
     return [line(name, facts, rest), match
-      ? line("A match that contains it and no smaller one that does: ", element("b", {}, `${size.x} in A, ${size.y} in B`), `, minimal at ε = ${match.epsilon}` +
+      ? line("A v-minimal match of it, so that no smaller match inside holds it: ", element("b", {}, `${size.x} in A, ${size.y} in B`), `, minimal at ε = ${match.epsilon}` +
           (match.epsilon === epsilon ? "." : ", the closest stored ε at or below this one."))
       : quiet(unknown(layer, v, critical))];
   }
 
   function unknown(layer, v, critical) {
     const next = layer.simple.find(s => s.of.has(number(layer, v)));
-    if (next) return `Its minimal match is stored from ε = ${next.epsilon} on.`;
-    if (!layer.simple.length) return "No minimal matches were stored with this comparison.";
+    if (next) return `A v-minimal match of it is stored from ε = ${next.epsilon} on.`;
+    if (!layer.simple.length) return "No v-minimal matches were stored with this comparison.";
     if (critical > layer.simple.at(-1).epsilon) return `It is in no match at the stored ε, ${layer.simple.map(s => s.epsilon).join(", ")}.`;
-    return `Its minimal match is not stored: only those of the round ones are, ${layer.sampled} neurons drawn at random (seed 0).`;
+    return `No v-minimal match of it is stored: only those of the round ones are, ${layer.sampled} neurons drawn at random (seed 0).`;
   }
 
   function showLayer() {

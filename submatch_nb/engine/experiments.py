@@ -388,7 +388,7 @@ def simple_sizes(
     -------
     dict
         "matched", the size of the maximum match; "tried", around how many neurons; "sizes", for
-        each order the sizes of the distinct v-minimum matches.
+        each order the sizes of the distinct v-minimal matches.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the profile has warned
