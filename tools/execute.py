@@ -17,8 +17,6 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SHARP = "%config InlineBackend.figure_formats = ['retina']"
-# the bar for notebooks does not heed TQDM_DISABLE, the one for terminals does
-PLAIN_BARS = "import tqdm.auto, tqdm.std; tqdm.auto.tqdm = tqdm.std.tqdm; del tqdm"
 
 
 def stored(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -49,7 +47,7 @@ def tidy(nb: NotebookNode) -> NotebookNode:
 def run(path: Path) -> NotebookNode:
     "The notebook with the outputs of a fresh run; raises CellExecutionError where a cell fails."
     nb = nbformat.read(path, as_version=4)
-    nb.cells.insert(0, nbformat.v4.new_code_cell(f"{SHARP}\n{PLAIN_BARS}"))
+    nb.cells.insert(0, nbformat.v4.new_code_cell(SHARP))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         # over files, not ports: kernels that start side by side could take the same port
