@@ -1,4 +1,4 @@
-"""List the v-minimal matches of the neurons of the digits layers, for chapters 03 and 04.
+"""List v-minimal matches of neurons of the digits layers, by epsilon: how many, and how large.
 
 `OMP_NUM_THREADS=1 python tools/minimal.py` writes nbs/minimal.json, in half an hour on an idle
 core. Each layer is looked at just above some of its critical values, early ones first; of the
