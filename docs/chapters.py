@@ -406,11 +406,12 @@ def aligned(output):
         if len(rows := table.select("thead tr")) == 2
     ):
         name, *others = second.select("th, td")
-        if first.th.text == "" and not any(
-            cell.text for cell in others
-        ):  # the name of the index, in a row of its own
-            first.th.string = name.text
-            second.decompose()
+        if any(cell.text for cell in others):
+            continue
+        # the name of the index, in a row of its own, and that of the columns
+        across = first.th.text
+        first.th.string = f"{name.text} ↓, {across} →" if across else name.text
+        second.decompose()
     for column in (
         column
         for table in page.select("table.dataframe")

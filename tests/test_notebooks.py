@@ -50,6 +50,14 @@ def test_notebook_runs_and_prints_what_is_stored(path):
     )
 
 
+def test_a_progress_bar_hides_nothing():
+    "It comes on slow days only, and what the cell says stays."
+    execute = pytest.importorskip("execute", reason="no nbclient: pip install '.[dev]'")
+    bar = nbformat.v4.new_output("display_data", {execute.WIDGET: {}, "text/plain": "13%"})
+    text = nbformat.v4.new_output("stream", text="1\n")
+    assert execute.stored([bar, text, bar]) == [text] == execute.stored([text])
+
+
 def test_a_stale_output_is_found():
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
     nb.cells[0].outputs = [nbformat.v4.new_output("stream", text="1\n")]
