@@ -20,8 +20,8 @@ SHARP = "%config InlineBackend.figure_formats = ['retina']"
 
 
 def stored(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """What says the same without a kernel and on every machine: no widget, nor a progress bar, which
-    is one, and no warning.
+    """What says the same without a kernel and on every machine: no widget, nor a progress bar,
+    which is one, and no warning.
     """
     return [
         output
