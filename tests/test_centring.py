@@ -6,6 +6,7 @@ import torch
 
 from submatch_nb import (
     Moments,
+    compare_activations,
     epsilon_profile,
     is_match,
     max_match_similarity,
@@ -132,3 +133,19 @@ def test_a_file_without_a_shift_names_the_neuron_that_cannot_be_centred():
         old = Moments.from_parts(moments.sum[varies], 600, 5, 1e-13, **kept)
         view = moments.centered()
         torch.testing.assert_close(old.centered().gram, view.gram[varies][:, varies])
+
+
+def test_lists_of_numbers_are_float64():
+    "They went through float32: a proven upper bound of 1.3e-13 stood where 1e-9 is true."
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 3))
+    Y = X @ rng.normal(size=(3, 3)) + 1e-9 * rng.normal(size=(50, 3))
+    wanted = epsilon_profile(X, Y)
+    assert wanted.lower.x.min() > 1e-10
+    assert np.array_equal(epsilon_profile(X.tolist(), Y.tolist()).x, wanted.x)
+    compared = compare_activations(
+        {"a": X.tolist()}, {"a": Y.tolist()}, progress=False, precision="exact"
+    )
+    profile = compared["a"].profile
+    assert (profile.lower.x <= wanted.upper.x).all() and (wanted.lower.x <= profile.upper.x).all()
+    assert profile.lower.x.min() > 1e-10

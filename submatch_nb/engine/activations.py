@@ -152,7 +152,12 @@ def _openers(matrices: Matrices, name: str) -> Mapping[str, Opener]:
     if isinstance(matrices, (str, Path)):
         return read_activations(matrices)
     named = matrices if isinstance(matrices, Mapping) else {name: matrices}
-    return {layer: partial(torch.as_tensor, Z) for layer, Z in named.items()}
+    return {layer: partial(_as_given, Z) for layer, Z in named.items()}
+
+
+def _as_given(Z: ArrayLike | torch.Tensor) -> Matrix:
+    "A tensor as it is, anything else as NumPy reads it: lists of numbers in float64."
+    return Z if torch.is_tensor(Z) else np.asarray(Z)
 
 
 class Source:
