@@ -11,8 +11,9 @@ PARTS = {
 }
 # In the order in which they are read
 ENGINE = (
-    *("inputs", "sets", "texts", "writing", "schemas", "files", "drawing", "moments"),
-    *("peel", "brackets", "search", "enumeration", "reference", "canonical", "chance", "intervals"),
+    *("inputs", "sets", "texts", "writing", "schemas", "files", "drawing"),
+    *("factors", "shifts", "moments", "peel", "brackets", "search", "enumeration", "reference"),
+    *("canonical", "chance", "intervals"),
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "capture", "positions", "feeding", "reading", "pairing", "request"),
     *("sums", "roots", "groups", "shuffling", "layer", "passes", "collecting"),

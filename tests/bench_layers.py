@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from bench import here
 
-from submatch_nb.engine.moments import CHUNK, add_products
+from submatch_nb.engine.factors import CHUNK, add_products
 from submatch_nb.engine.sums import PRODUCT_STRIP
 from submatch_nb.engine.writing import write_whole
 from submatch_nb.layers import collect, evaluating

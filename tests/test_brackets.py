@@ -13,8 +13,9 @@ from exact import critical2, critical2_wide, integers, residuals2
 from instances import KINDS, make
 
 from submatch_nb.engine.brackets import bars_from_gram, bars_from_root, residual2_steps
+from submatch_nb.engine.factors import UNIT
 from submatch_nb.engine.inputs import TOLERANCE
-from submatch_nb.engine.moments import UNIT, Moments
+from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.results import Results
 from submatch_nb.explorer import demo_comparison
 from submatch_nb.maximum import Profile, epsilon_profile, maximum_match

@@ -27,8 +27,9 @@ from instances import (
 
 from submatch_nb import maximum
 from submatch_nb.engine import peel as engine_peel
+from submatch_nb.engine.factors import UNIT
 from submatch_nb.engine.inputs import TOLERANCE, SubmatchWarning
-from submatch_nb.engine.moments import UNIT, Moments, measured
+from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.peel import (
     CONDITION,
     condense,
@@ -39,6 +40,7 @@ from submatch_nb.engine.peel import (
     start,
     tells_apart,
 )
+from submatch_nb.engine.shifts import measured
 from submatch_nb.match import is_match
 from submatch_nb.maximum import (
     Profile,

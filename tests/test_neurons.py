@@ -18,6 +18,7 @@ from instances import KINDS, MILD, exact_residual2, float_residual2, integer_lay
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
+from submatch_nb.engine.factors import rounding, second_moments
 from submatch_nb.engine.files import (
     digest,
     digest_bytes,
@@ -26,7 +27,7 @@ from submatch_nb.engine.files import (
     save_tensors,
 )
 from submatch_nb.engine.inputs import SubmatchWarning, check_choice, check_dead
-from submatch_nb.engine.moments import Moments, rounding, second_moments
+from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.perceptrons import WIDTHS, perceptron
 from submatch_nb.engine.writing import write_whole
 from submatch_nb.maximum import epsilon_profile, max_match_similarity, maximum_match
@@ -733,8 +734,8 @@ def test_second_moments_in_strips_and_chunks(n, strip, chunk, monkeypatch):
 
     And a bound that grows with what is summed in a row.
     """
-    monkeypatch.setattr("submatch_nb.engine.moments.GRAM_STRIP", strip)
-    monkeypatch.setattr("submatch_nb.engine.moments.CHUNK", chunk)
+    monkeypatch.setattr("submatch_nb.engine.factors.GRAM_STRIP", strip)
+    monkeypatch.setattr("submatch_nb.engine.factors.CHUNK", chunk)
     Z = torch.as_tensor(np.random.default_rng(n).normal(size=(9, n)))
     gram, error = second_moments(Z)
     assert torch.equal(gram, gram.T)

@@ -14,7 +14,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from .moments import UNIT, Moments, r_factor, rounding
+from .factors import UNIT, r_factor, rounding
+from .moments import Moments
 from .peel import live_neurons, unit_gram, unit_root
 
 # %% ../../nbs/engine/brackets.ipynb #e62a0457

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from .canonical import blocks, whitening
+from .factors import CHUNK, UNIT, rounding
 from .inputs import Sides, both, less_mean
-from .moments import CHUNK, UNIT, Moments, rounding
+from .moments import Moments
 from .peel import SCALING_ROUNDINGS
 from ..neurons import unit
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .capture import Neuron
 from .collecting import collect_keeping, lay_out, named_models, run_through
+from .factors import first_equal
 from .groups import Group, Pair, fill
 from .layer import Collected
-from .moments import first_equal, only_value
 from .names import modules_of, split_call
 from .pairing import View
 from .passes import Bundle, Pass
@@ -46,6 +46,7 @@ from submatch_nb.engine.request import (
     Preprocess,
     Request,
 )
+from .shifts import only_value
 from .sums import Sums
 
 # %% ../../nbs/engine/distributed.ipynb #24257f31

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .factors import CHUNK
 from .files import under
-from .moments import CHUNK, Moments
+from .moments import Moments
 from .peel import tells_apart
 from .roots import Roots
 from submatch_nb.engine.sums import (

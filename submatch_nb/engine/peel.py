@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from .factors import UNIT
 from submatch_nb.engine.inputs import (
     TOLERANCE,
     Sides,
@@ -29,7 +30,8 @@ from submatch_nb.engine.inputs import (
     within,
 )
 from .layer import Layer, moments_of
-from .moments import UNIT, Moments, measured
+from .moments import Moments
+from .shifts import measured
 from ..neurons import chance_epsilon, unit
 
 # %% ../../nbs/engine/peel.ipynb #ffb4c41e

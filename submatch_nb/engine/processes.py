@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
-from .moments import Moments, first_equal
+from .factors import first_equal
+from .moments import Moments
 
 # %% ../../nbs/engine/processes.ipynb #0baeb940
 def processes() -> tuple[int, int]:

@@ -11,18 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .factors import CHUNK, UNIT, add_products, check_squares, r_factor, rounding
 from .files import under
-from submatch_nb.engine.moments import (
-    CHUNK,
-    ROOT_MEAN,
-    Moments,
-    add_products,
-    check_squares,
-    r_factor,
-    rounding,
-    shift_for,
-    still_constant,
-)
+from .moments import Moments
+from .shifts import ROOT_MEAN, shift_for, still_constant
 from .sums import PRODUCT_STRIP, State, chunks_of, still_alike
 
 # %% ../../nbs/engine/roots.ipynb #bd63398a
@@ -213,7 +205,7 @@ class Roots:
             self.sum[:-1],
             self.count,
             self.n_x,
-            self.error,
+            self.error + 2 * UNIT * bool(self.shift.any()),
             root=self.root[:, :-1],
             skew=self.skew,
             alike=self.alike[:-1],

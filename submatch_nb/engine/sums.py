@@ -15,16 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from submatch_nb.engine.moments import (
-    CHUNK,
-    SHIFT_ROUNDINGS,
-    Moments,
-    check_squares,
-    first_equal,
-    rounding,
-    shift_for,
-    still_constant,
-)
+from .factors import CHUNK, check_squares, first_equal, rounding
+from .moments import Moments
+from .shifts import SHIFT_ROUNDINGS, shift_for, still_constant
 
 # %% ../../nbs/engine/sums.ipynb #3aaedb77
 def ends_of(sizes: Iterable[int]) -> list[int]:
