@@ -186,8 +186,8 @@ def test_different_widths_and_layers_by_pairs():
     table = compare(
         a, b, DIGITS, layers=["fc1.relu", ("conv1_1.relu", "conv1_2.relu")], progress=False
     ).table()
-    assert list(table.index) == ["fc1.relu", "conv1_1.relu ~ conv1_2.relu"]
-    assert list(table["neurons a"]) == [128, 16] and list(table["neurons b"]) == [64, 8]
+    assert list(table.index) == ["conv1_1.relu ~ conv1_2.relu", "fc1.relu"]
+    assert list(table["neurons a"]) == [16, 128] and list(table["neurons b"]) == [8, 64]
 
 
 def test_torchvision_models():

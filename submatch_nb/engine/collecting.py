@@ -10,20 +10,21 @@ __all__ = ['SHARD', 'LARGE', 'named_models', 'make_networks', 'fits_some', 'iden
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from .capture import Neuron, Outputs
+from .arranging import Neurons
+from .capture import Outputs
 from .feeding import evaluating
 from .files import digest
 from .inputs import warn
 from .layer import Collected
-from .names import layer_names, modules_of, split_call, unwrapped
-from .pairing import Network
+from .masks import MaskChoice
+from .names import glob, modules_of, split_call, unwrapped
+from .pairing import Network, run_all, watching
 from .passes import Pass
 from .positions import Positions
 from .reading import Batch, Images, Reading
@@ -76,9 +77,7 @@ def make_networks(models: Mapping[Any, nn.Module], request: Request) -> list[Net
         whole = isinstance(entries[0][k], str)
         layers = entries[0][k] if whole else [entry[k][0] for entry in entries]
         own = preprocess.get(name) if isinstance(preprocess, Mapping) else preprocess
-        networks.append(Network(name, model, layers, own))
-    for network in networks:
-        layer_names(network.model, network.layers)
+        networks.append(Network(name, model, layers, own, request.neurons, request.mask))
     for pattern in request.patterns:
         fits_some(pattern, networks)
     return networks
@@ -89,7 +88,7 @@ def fits_some(pattern: str, networks: Sequence[Network]) -> None:
     for network in networks:
         modules = modules_of(network.model)
         name = split_call(pattern, modules)[0]
-        if any(fnmatchcase(module, name) for module in modules):
+        if any(glob(name).fullmatch(module) for module in modules) or ":" in name:
             return
     raise ValueError(
         f"neurons has {pattern!r}, which fits none of the layers: {', '.join(modules)}"
@@ -113,6 +112,7 @@ def identity(
         "precision": request.precision,
         "positions": str(request.positions),
         "neurons": repr(request.neurons),
+        "mask": repr(request.mask),
         "null": request.null,
         "groups": request.groups,
         "images": digest(of_function(request.images)),
@@ -184,7 +184,7 @@ def lay_out(
             " again and again"
         )
     with evaluating(*named.values()):
-        outputs = [network.first_run(first.batch) for network in networks]
+        outputs = run_all(networks, first.batch)
     held = Pass(networks, outputs, request, reading, first, process, plan)
     return Laid(held, networks, reading, first, outputs, batches)
 
@@ -205,13 +205,13 @@ def run_through(laid: Laid, request: Request) -> Pass:
     bar = tqdm(
         total=total, initial=done, desc="collecting", unit=" inputs", disable=not request.progress
     )
-    with evaluating(*(network.model for network in networks)), bar:
+    with evaluating(*(network.model for network in networks)), watching(networks), bar:
         if request.progress and held.fold_bytes * held.plan.folds > LARGE:
             tqdm.write(cost_of_folds(held), file=sys.stderr)
         for batch in to_add(held, reading, first, others):
             if held.mine(batch).any():
                 if batch is not first:
-                    outputs = [network.run(batch.batch) for network in networks]
+                    outputs = run_all(networks, batch.batch, held.batch)
                 held.add(batch, outputs)
                 if request.resume and (held.batch == 1 or held.batch % SHARD == 0):
                     keep(held, request.resume, about)
@@ -253,11 +253,12 @@ def collect_all(
     progress: bool = True,
     precision: Precision = "auto",
     positions: Positions = "all",
-    neurons: Neuron | Mapping[str, Neuron] | None = None,
+    neurons: Neurons | None = None,
     cross: bool = False,
     preprocess: Preprocess | Mapping[Any, Preprocess | None] | None = None,
     resume: str | Path | None = None,
     *,
+    mask: MaskChoice | None = None,
     null: int = 1,
     groups: int = GROUPS,
     center: bool = False,
@@ -276,9 +277,9 @@ def collect_all(
         The inputs. A batch is a tensor or array, a tuple or list that begins with one, or a dict
         of keyword arguments.
     layers : str or sequence
-        A kind ("relu", "conv", "linear", "all"), a name, a pattern ("layer3.*.relu"), or a list
-        of these and of tuples with a name for each network, [("conv1", "stem.0"), ...];
-        "cross": every "relu" layer with every other.
+        A kind ("relu", "activation", "conv", "linear", "block", "all"), a name, a pattern
+        ("layer3.*.relu"), or a list of these and of tuples with a name for each network,
+        [("conv1", "stem.0"), ...]; "cross": every "relu" layer with every other.
     batch_size : int
         Inputs in a batch, where `data` does not come in batches.
     progress : bool
@@ -286,12 +287,15 @@ def collect_all(
     precision : {"auto", "exact"}
         "auto": second moments, or an R factor for layers that need it; "exact": an R factor for
         every layer.
-    positions : {"all", "mean", "pooled", "sampled"} or Sampled
-        Which samples of a layer with positions: all, the mean over them, averaged to the smaller
-        of two grids, drawn as in the paper, or drawn as `Sampled(count, draws, seed)` says.
-    neurons : {"unit", "channel", "feature"} or dict, optional
-        What a neuron is, for all layers or by pattern of their names; by default as `capture`
-        finds it.
+    positions : str, Sampled or function
+        Which samples of a layer with positions: "all", the "mean" over them, averaged to the
+        smaller of two grids, "pooled", drawn as in the paper, "sampled", or drawn as
+        `Sampled(count, draws, seed)` says, the "first" or the "last" that counts, or what a
+        function makes of an output, (inputs, neurons).
+    neurons : {"unit", "channel", "feature"}, int, function or dict, optional
+        What a neuron is, for all layers or by pattern of their names: a kind, the number of an
+        axis, or a function that makes (inputs, neurons, positions) of an output; by default as
+        `capture` finds it.
     cross : bool
         Every layer of one network with every layer of the other.
     preprocess : callable or dict, optional
@@ -300,6 +304,10 @@ def collect_all(
     resume : str or Path, optional
         File for the sums so far. If it is there, the pass goes on from it; it is deleted at the
         end.
+    mask : str, function or False, optional
+        Which positions count: an entry of the batch, or a function of the batch that gives
+        (inputs, positions); False: all. None: the `attention_mask` of a batch, for the layers
+        with its positions.
     null : int
         How often to shuffle the images of one network against those of the other, for what chance
         gives: 1 for a level, 19 and more for a test, 0 for none. Numbered data (a Dataset, a
@@ -344,6 +352,7 @@ def collect_all(
         precision=precision,
         positions=positions,
         neurons=neurons,
+        mask=mask,
         cross=cross,
         preprocess=preprocess,
         resume=resume,
@@ -367,11 +376,12 @@ def collect(
     progress: bool = True,
     precision: Precision = "auto",
     positions: Positions = "all",
-    neurons: Neuron | Mapping[str, Neuron] | None = None,
+    neurons: Neurons | None = None,
     cross: bool = False,
     preprocess: Preprocess | Mapping[Any, Preprocess | None] | None = None,
     resume: str | Path | None = None,
     *,
+    mask: MaskChoice | None = None,
     null: int = 1,
     groups: int = GROUPS,
     center: bool = False,
@@ -392,9 +402,9 @@ def collect(
         The inputs. A batch is a tensor or array, a tuple or list that begins with one, or a dict
         of keyword arguments.
     layers : str or sequence
-        A kind ("relu", "conv", "linear", "all"), a name, a pattern ("layer3.*.relu"), or a list
-        of these and of tuples with a name for each network, [("conv1", "stem.0"), ...];
-        "cross": every "relu" layer with every other.
+        A kind ("relu", "activation", "conv", "linear", "block", "all"), a name, a pattern
+        ("layer3.*.relu"), or a list of these and of tuples with a name for each network,
+        [("conv1", "stem.0"), ...]; "cross": every "relu" layer with every other.
     batch_size : int
         Inputs in a batch, where `data` does not come in batches.
     progress : bool
@@ -402,12 +412,15 @@ def collect(
     precision : {"auto", "exact"}
         "auto": second moments, or an R factor for layers that need it; "exact": an R factor for
         every layer.
-    positions : {"all", "mean", "pooled", "sampled"} or Sampled
-        Which samples of a layer with positions: all, the mean over them, averaged to the smaller
-        of two grids, drawn as in the paper, or drawn as `Sampled(count, draws, seed)` says.
-    neurons : {"unit", "channel", "feature"} or dict, optional
-        What a neuron is, for all layers or by pattern of their names; by default as `capture`
-        finds it.
+    positions : str, Sampled or function
+        Which samples of a layer with positions: "all", the "mean" over them, averaged to the
+        smaller of two grids, "pooled", drawn as in the paper, "sampled", or drawn as
+        `Sampled(count, draws, seed)` says, the "first" or the "last" that counts, or what a
+        function makes of an output, (inputs, neurons).
+    neurons : {"unit", "channel", "feature"}, int, function or dict, optional
+        What a neuron is, for all layers or by pattern of their names: a kind, the number of an
+        axis, or a function that makes (inputs, neurons, positions) of an output; by default as
+        `capture` finds it.
     cross : bool
         Every layer of one network with every layer of the other.
     preprocess : callable or dict, optional
@@ -416,6 +429,10 @@ def collect(
     resume : str or Path, optional
         File for the sums so far. If it is there, the pass goes on from it; it is deleted at the
         end.
+    mask : str, function or False, optional
+        Which positions count: an entry of the batch, or a function of the batch that gives
+        (inputs, positions); False: all. None: the `attention_mask` of a batch, for the layers
+        with its positions.
     null : int
         How often to shuffle the images of one network against those of the other, for what chance
         gives: 1 for a level, 19 and more for a test, 0 for none. Numbered data (a Dataset, a
@@ -451,6 +468,7 @@ def collect(
         precision=precision,
         positions=positions,
         neurons=neurons,
+        mask=mask,
         cross=cross,
         preprocess=preprocess,
         resume=resume,

@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from .activations import Matrices, Pairing, collect_activations
+from .arranging import Neurons
 from .collecting import collect_all
 from .compared import Comparison
 from .distributed import collect_distributed
 from .layer import Collected
+from .masks import MaskChoice
 from .positions import usual_positions
 from .reading import Images
 from submatch_nb.engine.request import (
@@ -25,7 +27,6 @@ from submatch_nb.engine.request import (
     Data,
     LayerChoice,
     Models,
-    Neuron,
     Positions,
     Precision,
     Preprocess,
@@ -63,7 +64,8 @@ def collect_networks(
     progress: bool = True,
     precision: Precision = "auto",
     positions: Positions | None = None,
-    neurons: Neuron | Mapping[str, Neuron] | None = None,
+    neurons: Neurons | None = None,
+    mask: MaskChoice | None = None,
     cross: bool = False,
     resume: str | Path | None = None,
     null: int = 1,
@@ -82,6 +84,7 @@ def collect_networks(
         precision=precision,
         positions=positions or usual_positions(layers, cross),
         neurons=neurons,
+        mask=mask,
         cross=cross,
         preprocess=_by_name(preprocess, models),
         resume=resume,
@@ -104,7 +107,8 @@ def compare(
     distributed: bool = False,
     *,
     positions: Positions | None = None,
-    neurons: Neuron | Mapping[str, Neuron] | None = None,
+    neurons: Neurons | None = None,
+    mask: MaskChoice | None = None,
     cross: bool = False,
     resume: str | Path | None = None,
     null: int = 1,
@@ -124,13 +128,17 @@ def compare(
         Any two networks, on any device.
     data : DataLoader, Dataset, tensor, array, or iterable of batches
         What both networks see, in one order. Of a batch that is a list or a tuple the first part
-        is fed, as in (images, labels). A generator can be read only once.
+        is fed, as in (images, labels), or as many as the network needs. The first axis counts
+        inputs. A generator can be read only once.
     layers : str or list
         Which layers are compared:
 
-        - a kind: "relu" (outputs of any activation function), "conv", "linear", "all";
-        - a name, "layer1.0.relu", or a call of it, "layer1.0.relu:1";
-        - a pattern, "layer3.*.relu";
+        - a kind: "relu" (ReLU and what took its place, such as GELU), "activation" (sigmoids
+          too), "conv", "linear", "block" (residual blocks, transformer layers), "all"; of the
+          first two also those that are functions, such as F.relu in a forward;
+        - a name, "layer1.0.relu", or a call of it, "layer1.0.relu:1"; "layer1.0:relu" is an
+          activation that the module layer1.0 computes by a function;
+        - a pattern, "layer3.*.relu": "*" stands for any text between two dots, "**" for any text;
         - a list of these, and of pairs of names, [("conv1", "stem.0"), ...], for networks whose
           layers have different names;
         - "cross": every "relu" layer of one with every "relu" layer of the other.
@@ -148,13 +156,20 @@ def compare(
     distributed : bool
         Share the data among all processes of torch.distributed's group, which must all call
         this; each gets the whole result.
-    positions : {"all", "mean", "pooled", "sampled"} or Sampled, optional
-        Which positions of a convolution are samples: all of them; their mean, one sample an
-        input; means over the smaller of two grids; or some that are drawn, as in the paper,
-        `Sampled(count, draws, seed)`. None: "pooled" where every layer meets every other, else
-        "all".
-    neurons : {"unit", "channel", "feature"} or dict, optional
-        What a neuron is, for all layers or by pattern. None: as `capture` finds it.
+    positions : str, Sampled or function, optional
+        Which positions of a convolution or a sequence are samples: "all" of them; their "mean",
+        one sample an input; means over the smaller of two grids, "pooled"; some that are drawn,
+        as in the paper, "sampled" or `Sampled(count, draws, seed)`; the "first" or the "last"
+        that counts; or what a function makes of an output, (inputs, neurons). None: "pooled"
+        where every layer meets every other, else "all".
+    neurons : {"unit", "channel", "feature"}, int, function or dict, optional
+        What a neuron is, for all layers or by pattern: a kind, the number of an axis of the
+        output, or a function that makes (inputs, neurons, positions) of an output. None: what the
+        network does with its axes tells; where it does not, a warning names the layers.
+    mask : str, function or False, optional
+        Which positions count: an entry of the batch, or a function of the batch that gives
+        (inputs, positions), where what is not 0 counts; False: all. None: the `attention_mask` of
+        a batch, for the layers with its positions. The result says what was used.
     cross : bool
         Every layer of one network with every layer of the other.
     resume : str or Path, optional
@@ -218,6 +233,7 @@ def compare(
         precision=precision,
         positions=positions,
         neurons=neurons,
+        mask=mask,
         cross=cross,
         resume=resume,
         null=null,
@@ -239,7 +255,8 @@ def compare_all(
     progress: bool = True,
     precision: Precision = "auto",
     positions: Positions | None = None,
-    neurons: Neuron | Mapping[str, Neuron] | None = None,
+    neurons: Neurons | None = None,
+    mask: MaskChoice | None = None,
     cross: bool = False,
     resume: str | Path | None = None,
     null: int = 1,
@@ -255,7 +272,7 @@ def compare_all(
         Two networks or more; or a folder in which `submatch train` left checkpoints.
     data, layers, distributed, batch_size, progress, precision, positions, neurons, cross, resume
         As of `compare`. A tuple in `layers` has a name for each network.
-    null, groups, center, images
+    mask, null, groups, center, images
         As of `compare`.
     preprocess : function, list or dict, optional
         As of `compare`; a dict has the networks' names, or their places in a list.
@@ -286,6 +303,7 @@ def compare_all(
         precision=precision,
         positions=positions,
         neurons=neurons,
+        mask=mask,
         cross=cross,
         resume=resume,
         null=null,

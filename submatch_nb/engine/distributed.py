@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from .capture import Neuron
+from .arranging import Neurons
 from .collecting import collect_keeping, lay_out, named_models, run_through
 from .factors import first_equal
 from .groups import Group, Pair, fill
 from .layer import Collected
+from .masks import MaskChoice
 from .names import modules_of, split_call
 from .pairing import View
 from .passes import Bundle, Pass
@@ -79,11 +80,12 @@ def collect_distributed(
     progress: bool = True,
     precision: Precision = "auto",
     positions: Positions = "all",
-    neurons: Neuron | Mapping[str, Neuron] | None = None,
+    neurons: Neurons | None = None,
     cross: bool = False,
     preprocess: Preprocess | Mapping[Any, Preprocess | None] | None = None,
     resume: str | Path | None = None,
     *,
+    mask: MaskChoice | None = None,
     null: int = 1,
     groups: int = GROUPS,
     center: bool = False,
@@ -107,7 +109,7 @@ def collect_distributed(
         Show a progress bar, in the first process.
     resume : str or Path, optional
         As in `collect_all`; each process has a file of its own, which ends in its number.
-    null, groups, center, images
+    mask, null, groups, center, images
         As in `collect_all`.
 
     Returns
@@ -130,6 +132,7 @@ def collect_distributed(
         precision=precision,
         positions=positions,
         neurons=neurons,
+        mask=mask,
         cross=cross,
         preprocess=preprocess,
         resume=resume,

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
-from .feeding import batches, count_inputs, inputs_in
+from .feeding import as_data, batches, collate, count_inputs, inputs_in, is_map
 
 # %% ../../nbs/engine/reading.ipynb #d8442969
 SEED = 0  # of the order in which images are read
@@ -70,20 +70,19 @@ def is_numbered(data: Any) -> bool:
         return is_plain(data)
     if isinstance(data, Dataset):
         return not isinstance(data, IterableDataset) and hasattr(data, "__len__")
-    return isinstance(data, Tensor | np.ndarray)
+    return isinstance(data, Tensor | np.ndarray) or is_map(data)
 
 
 def batches_of(data: Any, inputs: np.ndarray, batch_size: int) -> Iterator[Any]:
     """Inputs of numbered data in a given order, batch by batch."""
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(data)
+    data = as_data(data)
     if isinstance(data, Tensor):
         for start in range(0, len(inputs), batch_size):
             yield data[torch.from_numpy(inputs[start : start + batch_size])]
     elif isinstance(data, DataLoader):
         yield from loader_of(data, inputs)
     else:
-        yield from DataLoader(data, batch_size, sampler=inputs.tolist())
+        yield from DataLoader(data, batch_size, sampler=inputs.tolist(), collate_fn=collate)
 
 
 def loader_of(loader: DataLoader, inputs: np.ndarray) -> DataLoader:
@@ -204,7 +203,7 @@ class Reading:
     def __init__(
         self, data: Any, batch_size: int = 128, images: Images = None, shuffled: bool = True
     ) -> None:
-        self.data = data
+        self.data = data = as_data(data)
         self.batch_size = batch_size
         self.ids = images
         self.total = count_inputs(data)  # inputs; None: not known

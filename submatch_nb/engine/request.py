@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import nn
 
-from .capture import Neuron, check_kind_of_neuron
+from .arranging import NeuronChoice, Neurons, check_neurons
+from .masks import MaskChoice, check_mask
 from .pairing import layer_entries
 from .positions import Positions, Sampled, check_positions
 from .reading import Images
@@ -73,7 +74,8 @@ class Request:
     progress: bool = True
     precision: Precision = "auto"
     positions: Positions = "all"
-    neurons: Neuron | Mapping[str, Neuron] | None = None
+    neurons: Neurons | None = None
+    mask: MaskChoice | None = None
     cross: bool = False
     preprocess: Preprocess | Mapping[Any, Preprocess | None] | None = None
     resume: str | Path | None = None
@@ -85,8 +87,9 @@ class Request:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise ValueError(f'precision is {self.precision!r}: use "auto" or "exact"')
-        for kind in self.kinds_of_neuron:
-            check_kind_of_neuron(kind)
+        check_mask(self.mask)
+        for choice in self.neuron_choices:
+            check_neurons(choice)
         hold = object.__setattr__  # the only way in while a frozen dataclass is being made
         hold(self, "positions", check_positions(self.positions))
         hold(self, "null", check_number(self.null, "null", "how often to shuffle"))
@@ -111,11 +114,11 @@ class Request:
         return self.positions if isinstance(self.positions, Sampled) else None
 
     @property
-    def kinds_of_neuron(self) -> Iterable[str]:
-        """The kinds of neuron that were asked for."""
+    def neuron_choices(self) -> Iterable[NeuronChoice]:
+        """What was said of neurons."""
         if isinstance(self.neurons, Mapping):
             return self.neurons.values()
-        return [self.neurons] if self.neurons else []
+        return [] if self.neurons is None else [self.neurons]
 
     @property
     def patterns(self) -> Iterable[str]:

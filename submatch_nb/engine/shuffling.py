@@ -382,8 +382,6 @@ def lots_of_sizes(
     """The same where the positions of layers differ from piece to piece."""
     sizes = [len(piece.images) for piece in window.pieces]
     ends = np.cumsum([0, *sizes])
-    for k, parts in enumerate(layers):
-        yield Lot([flat(part) for part in parts], segments_of(folds[ends[k] : ends[k + 1]]))
     piece = np.repeat(np.arange(len(sizes)), sizes)
     paired = []
     for k, rows in enumerate(beside):
@@ -394,7 +392,9 @@ def lots_of_sizes(
                 ours = [Beside(part, own - ends[p]) for part in one]
                 theirs = [Beside(part, rows[own] - ends[q]) for part in other]
                 paired.append(Paired(k, [*ours, *theirs]))
-    yield Lot((), (), paired=paired)
+    for k, parts in enumerate(layers):
+        segments = segments_of(folds[ends[k] : ends[k + 1]])
+        yield Lot([flat(part) for part in parts], segments, paired=() if k else paired)
 
 
 def common(one: Layers, other: Layers) -> tuple[list[Tensor], list[Tensor]]:
