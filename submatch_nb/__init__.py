@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time each name 
     from .explorer import explore, save_html
     from .match import Match, is_match
     from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
-    from .measures import cca, cka, linear_regression, procrustes, pwcca, svcca
+    from .measures import cca, cka, identify_layers, linear_regression, procrustes, pwcca, svcca
     from .networks import load_checkpoint, load_data
     from .neurons import chance_epsilon, residuals
     from .engine.results import Results
@@ -39,7 +39,7 @@ _MODULES = {
     "explorer": ("explore", "save_html"),
     "match": ("Match", "is_match"),
     "maximum": ("Profile", "algorithm_1", "epsilon_profile", "max_match_similarity", "maximum_match"),
-    "measures": ("cca", "cka", "linear_regression", "procrustes", "pwcca", "svcca"),
+    "measures": ("cca", "cka", "identify_layers", "linear_regression", "procrustes", "pwcca", "svcca"),
     "networks": ("load_checkpoint", "load_data"),
     "neurons": ("chance_epsilon", "residuals"),
     "simple": ("MinimalMatches", "SimpleMatches", "algorithm_2", "algorithm_3", "is_unique", "minimal_match", "minimal_matches", "minimum_match", "simple_matches"),

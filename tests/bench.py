@@ -34,10 +34,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from submatch_nb import maximum
+from submatch_nb.engine.canonical import Canonical
 from submatch_nb.engine.inputs import within
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.writing import write_whole
 from submatch_nb.maximum import algorithm_1, epsilon_profile, maximum_match
+from submatch_nb.measures import MEASURES
 from submatch_nb.neurons import digits_layers
 from submatch_nb.simple import (
     algorithm_2,
@@ -326,6 +328,24 @@ def moments_bench(name, moments, most, memory=None):
             )
         )
     return rows
+
+
+def measures_bench(name, moments):
+    """A row for all six measures of chapter 09 against the profile, from the same moments; both
+    alternate.
+    """
+
+    def all_six():
+        layers = Canonical(moments)
+        return [measure(layers) for measure in MEASURES.values()]
+
+    ours, profile = [], []
+    for _ in range(9):
+        profile.append(clock(epsilon_profile, moments)[0])
+        ours.append(clock(all_six)[0])
+    ours, profile = statistics.median(ours), statistics.median(profile)
+    work = f"six measures from moments, {name}, times the profile"
+    return [Row(work, ours, profile, ours / profile, most=1)]
 
 
 def growth_bench():
@@ -624,6 +644,8 @@ if __name__ == "__main__":
             + every_bench(options.width, wide)
             + enumeration_bench()
         ),
+        "measures": measures_bench(f"{options.width} + {options.width}, trained", wide)
+        + measures_bench("512 + 512, synthetic", synthetic(512)),
     }
     if torch.cuda.is_available():
         tables["device"] = device_bench("cuda")

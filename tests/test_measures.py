@@ -6,6 +6,7 @@ see, planted layers found again, and other packages where they are installed.
 
 import math
 import warnings
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
@@ -14,12 +15,24 @@ from conftest import seeds
 from instances import CLOSENESS, KINDS, MILD, make
 from scipy.linalg import orthogonal_procrustes
 
-from submatch_nb import cca, cka, linear_regression, procrustes, pwcca, svcca
+from submatch_nb import (
+    Comparisons,
+    cca,
+    cka,
+    compare_activations,
+    compare_all,
+    epsilon_profile,
+    identify_layers,
+    linear_regression,
+    procrustes,
+    pwcca,
+    svcca,
+)
 from submatch_nb.engine.canonical import Canonical
 from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.layer import Layer
 from submatch_nb.engine.moments import Moments
-from submatch_nb.measures import MEASURES
+from submatch_nb.measures import MEASURES, cca_angle, value_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 
@@ -182,7 +195,7 @@ def test_streaming_equals_batch(kind):
     ]
     streamed = sum(parts[1:], parts[0])
     layer = Layer("fc", ("fc", "fc"), "unit", moments=whole)
-    forms = [whole, streamed, layer, Canonical(whole)]
+    forms = [whole, streamed, Moments(X, Y, root=True), layer, Canonical(whole)]
     for name, measure in MEASURES.items():
         if determined(name, kind, X, Y):
             for form in forms:
@@ -308,8 +321,9 @@ def test_the_share_of_svcca(share):
 
 def test_all_components_are_those_that_count():
     "With share=1 a direction that is rounding does not count."
-    X, Y = make("duplicates", 2)
-    assert svcca(X, Y, share=1) == pytest.approx(cca(X, Y), abs=1e-7)
+    X = np.random.default_rng(0).normal(size=(400, 2)) * [1, 1e-7]
+    Y = np.random.default_rng(1).normal(size=(400, 2))
+    assert svcca(X, Y, share=1) == pytest.approx(svcca(X[:, :1], Y, share=1), abs=1e-9)
 
 
 def test_procrustes_is_a_metric():
@@ -417,3 +431,242 @@ def test_repsim_says_the_same():
     }
     for ours, theirs in said.items():
         assert ours == pytest.approx(theirs[0, 1], abs=1e-9)
+
+
+# Which layer is it?
+
+
+def planted(networks=3, seed=0, noise=0.3):
+    "Layers (200, n) of several networks, which share the features of each layer."
+    rng = np.random.default_rng(seed)
+    features = {f"layer{k}": rng.normal(size=(200, 5)) for k in range(4)}
+    found = []
+    for _ in range(networks):
+        widths = dict(zip(features, (6, 9, 7, 8), strict=True))
+        found.append(
+            {
+                name: F @ rng.normal(size=(5, widths[name]))
+                + noise * rng.normal(size=(200, widths[name]))
+                for name, F in features.items()
+            }
+        )
+    return found
+
+
+def crossed(networks):
+    "All pairs of networks, every layer with every layer."
+    pairs = combinations(range(len(networks)), 2)
+    return Comparisons(
+        {
+            (a, b): compare_activations(networks[a], networks[b], "cross", progress=False)
+            for a, b in pairs
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def three():
+    return crossed(planted())
+
+
+NAMES = [
+    *MEASURES,
+    "half",
+    "area",
+    "similarity ε=0.5",
+    "similarity epsilon=0.5",
+    "half centred",
+    "area centred",
+    "similarity ε=0.5 centred",
+]
+
+
+@pytest.mark.parametrize("measure", NAMES)
+def test_planted_layers_are_found(three, measure):
+    found = identify_layers(three, measure)
+    assert found.queries == 3 * 2 * 4 and found.hits == found.queries and found.accuracy == 1
+    assert found.table.loc["layer2"].to_dict() == {**dict.fromkeys(found.table, 0), "layer2": 6}
+
+
+@pytest.mark.parametrize("measure", [*MEASURES, "half"])
+def test_unrelated_layers_are_found_by_chance(measure):
+    "A quarter of the queries at most a few times too often."
+    rng = np.random.default_rng(5)
+    networks = [
+        {name: rng.normal(size=Z.shape) for name, Z in layers.items()} for layers in planted(6)
+    ]
+    found = identify_layers(crossed(networks), measure)
+    assert found.queries == 120 and found.hits < 60
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_identification_by_hand(name):
+    "The loops written out, with the oracles; layers that are hard to tell apart."
+    rng = np.random.default_rng(2)
+    common = rng.normal(size=(60, 4))
+    networks = []
+    for _ in range(3):
+        layers, Z = {}, common
+        for k, n in enumerate((5, 7, 6)):
+            Z = Z + 0.4 * rng.normal(size=Z.shape)
+            layers[f"l{k}"] = Z @ rng.normal(size=(4, n)) + 0.2 * rng.normal(size=(60, n))
+        networks.append(layers)
+    hits, sign = 0, -1 if name == "procrustes" else 1
+    for one, other in permutations(networks, 2):
+        for asked, X in one.items():
+            values = {layer: sign * ORACLES[name](X, Y) for layer, Y in other.items()}
+            hits += max(values, key=values.get) == asked
+    found = identify_layers(crossed(networks), name)
+    assert (found.hits, found.queries) == (hits, 18)
+    assert 0 < found.hits < 18 or name == "cka"
+
+
+def test_ties_are_no_answer():
+    networks = planted(2)
+    for layers in networks:
+        layers["layer1"] = 3 * layers["layer0"] @ np.eye(6, 6)[::-1]
+    found = identify_layers(crossed(networks), "cka")
+    assert found.table.loc[["layer0", "layer1"], "none"].tolist() == [2, 2] and found.hits == 4
+    assert (found.table.sum(axis=1) == 2).all()
+    nothing = identify_layers(crossed(networks), lambda layer: 0.5)
+    assert nothing.hits == 0 and (nothing.table["none"] == 2).all()
+
+
+def test_what_is_no_number_is_no_answer():
+    networks = planted(2)
+    for layers in networks:
+        layers["layer3"] = np.ones_like(layers["layer3"])
+    found = identify_layers(crossed(networks), "cka")
+    assert found.hits == 6 and found.table.loc["layer3", "none"] == 2
+
+
+def test_the_numbers_that_names_stand_for():
+    X, Y = make("relu_features", 8)
+    plain, affine = epsilon_profile(X, Y), epsilon_profile(X, Y, center=True)
+    layer = compare_activations(X, Y, progress=False)["a ~ b"]
+    for profile, end in ((plain, ""), (affine, " centred")):
+        assert value_of(f"half{end}")(layer) == pytest.approx(profile.half, abs=1e-7)
+        assert value_of(f"area{end}")(layer) == pytest.approx(profile.area, abs=1e-7)
+        for e in (0.3, 0.9):
+            assert value_of(f"similarity ε={e}{end}")(layer) == profile.similarity(e)
+    assert plain.half < affine.half - 0.01
+    assert value_of("cca")(layer) == pytest.approx(cca(X, Y), abs=1e-9)
+
+
+def test_sampled_positions_give_the_mean_of_the_draws():
+    rng = np.random.default_rng(0)
+    profiles = tuple(epsilon_profile(*rng.normal(size=(2, 30, 4))) for _ in range(3))
+    layer = Layer("c", ("c", "c"), "channel", profile=profiles[0], profiles=profiles)
+    assert value_of("half")(layer) == pytest.approx(np.mean([p.half for p in profiles]))
+
+
+def test_a_function_of_a_layer(three):
+    by_name = identify_layers(three, "cca")
+    assert identify_layers(three, lambda layer: cca(layer)).table.equals(by_name.table)
+    away = identify_layers(three, lambda layer: -cca(layer))
+    assert away.hits == 0
+
+
+@pytest.mark.parametrize(
+    "measure", ["CKA", "half ", "similarity", "similarity ε=x", "cka centred", ""]
+)
+def test_a_measure_that_is_none(three, measure):
+    with pytest.raises(ValueError, match="measure is|could not convert"):
+        identify_layers(three, measure)
+
+
+@pytest.mark.parametrize("epsilon", ["1.5", "-1", "nan"])
+def test_an_epsilon_that_is_none(three, epsilon):
+    with pytest.raises(ValueError, match="outside"):
+        identify_layers(three, f"similarity ε={epsilon}")
+
+
+def test_layers_over_different_samples_are_refused():
+    def network(n):
+        torch.manual_seed(n)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(1, 4, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(256, 5),
+            torch.nn.ReLU(),
+        )
+
+    images = torch.randn(50, 1, 8, 8)
+    networks = [network(0), network(1)]
+    pooled = compare_all(networks, images, "cross", progress=False)
+    with pytest.raises(ValueError, match=r'over 3,200 samples .* over 50 .*positions="mean"'):
+        identify_layers(pooled, "cka")
+    alike = compare_all(networks, images, "cross", positions="mean", progress=False)
+    assert identify_layers(alike, "cka").queries == 4
+
+
+def test_layers_that_did_not_meet_are_refused():
+    a, b = planted(2)
+    diagonal = Comparisons({(0, 1): compare_activations(a, b, progress=False)})
+    with pytest.raises(ValueError, match="each met every layer"):
+        identify_layers(diagonal, "cka")
+    renamed = {f"{name}x": Z for name, Z in b.items()}
+    other = Comparisons({(0, 1): compare_activations(a, renamed, "cross", progress=False)})
+    with pytest.raises(ValueError, match="each met every layer"):
+        identify_layers(other, "cka")
+    one = Comparisons({(0, 1): compare_activations(a["layer0"], b["layer0"], progress=False)})
+    with pytest.raises(ValueError, match="each met every layer"):
+        identify_layers(one, "cka")
+
+
+def test_what_a_file_without_moments_can_tell(three, tmp_path):
+    three.save(tmp_path / "three.safetensors")
+    loaded = Comparisons.load(tmp_path / "three.safetensors")
+    assert identify_layers(loaded, "half").table.equals(identify_layers(three, "half").table)
+    for measure in ("cka", "pwcca", "half centred"):
+        with pytest.raises(ValueError, match="layer 'layer0' has no moments"):
+            identify_layers(loaded, measure)
+
+
+# Network against network
+
+
+def test_networks_and_their_measure(three):
+    first, second = planted()[:2]
+    found = three.networks("pwcca", "layer1")
+    assert found.loc[0, 1] == pytest.approx(pwcca(first["layer1"], second["layer1"]), abs=1e-9)
+    assert found.loc[1, 0] == pytest.approx(pwcca(second["layer1"], first["layer1"]), abs=1e-9)
+    assert found.to_numpy().diagonal().tolist() == pytest.approx([math.nan] * 3, nan_ok=True)
+    similar = three.networks("similarity ε=0.5", "layer1")
+    assert similar.loc[0, 2] == similar.loc[2, 0] == three[0, 2].similarity("layer1", 0.5)
+    with pytest.raises(KeyError, match="no layer 'layer9'"):
+        three.networks("cka", "layer9")
+
+
+@pytest.mark.parametrize("measure", ["procrustes", "cka", "cca"])
+def test_distances_are_metrics(measure):
+    rng = np.random.default_rng(0)
+    F = rng.normal(size=(30, 4))
+    widths = rng.integers(1, 9, 12)
+    networks = [
+        {"fc": F @ rng.normal(size=(4, n)) + rng.choice([0.01, 0.3, 3]) * rng.normal(size=(30, n))}
+        for n in widths
+    ]
+    networks[1] = {"fc": networks[0]["fc"] @ np.linalg.qr(rng.normal(size=(widths[0],) * 2))[0]}
+    pairs = {
+        (a, b): compare_activations(networks[a], networks[b], progress=False)
+        for a, b in combinations(range(12), 2)
+    }
+    d = Comparisons(pairs).distances(measure, "fc").to_numpy()
+    assert (d == d.T).all() and (d.diagonal() == 0).all() and d[0, 1] < 1e-6
+    assert (d[2:, 0] > 1e-3).all()
+    for a, b, c in permutations(range(12), 3):
+        assert d[a, c] <= d[a, b] + d[b, c] + 1e-9
+
+
+def test_the_mean_correlation_alone_is_no_metric():
+    "Why the angle divides by both ranks: a span in a larger one would be at distance 0."
+    X = np.random.default_rng(0).normal(size=(50, 6))
+    assert cca(X[:, :2], X) == pytest.approx(1)
+    assert cca_angle(Moments(X[:, :2], X)) == pytest.approx(math.acos(math.sqrt(2 / 6)))
+
+
+def test_a_distance_that_is_none(three):
+    with pytest.raises(ValueError, match='measure is .pwcca.: use "procrustes" or "cka" or "cca"'):
+        three.distances("pwcca", "layer0")

@@ -6,14 +6,14 @@
 __all__ = ['Name', 'Pair', 'Comparisons']
 
 # %% ../../nbs/engine/several.ipynb #53304941
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from .analysis import saying
 from .compared import Comparison, baselines_of
 from .files import save_tensors
-from .inputs import EPSILONS, check_epsilons
+from .inputs import EPSILONS, Sides, check_choice, check_epsilons
 from .layer import Layer
 from .moments import Moments
 from .saving import load_several, pack_several
@@ -177,6 +177,78 @@ class Comparisons(Mapping[Pair, Comparison]):
             Where no layer met more than one other.
         """
         return sum(c.matrix(epsilon) for c in self.values()) / len(self)
+
+    # Network against network
+
+    def networks(self, measure: "str | Callable[[Layer], float]", layer: str) -> "pd.DataFrame":
+        """A measure of one layer, for every pair of networks.
+
+        Parameters
+        ----------
+        measure : str or function of a Layer
+            A name as `identify_layers` takes it: "cka", "half", "similarity ε=0.3", ...
+        layer : str
+            Its name.
+
+        Returns
+        -------
+        DataFrame
+            A row and a column for each network; that of the row is X. NaN where two did not meet,
+            so where a network would meet itself.
+
+        Raises
+        ------
+        KeyError, ValueError
+            For a layer that is not there, a name that is no measure, and where a measure takes
+            moments and there are none.
+        """
+        from submatch_nb.measures import both_ways
+
+        return self._square({pair: both_ways(c[layer], measure) for pair, c in self.items()})
+
+    def distances(self, measure: str, layer: str) -> "pd.DataFrame":
+        """How far apart the networks are in one layer: a metric, in radians.
+
+        Parameters
+        ----------
+        measure : {"procrustes", "cka", "cca"}
+            The angle between the layers after the best rotation; arccos of CKA; or the first of
+            whitened layers, arccos(Σρ / √(rank X · rank Y)).
+        layer : str
+            Its name.
+
+        Returns
+        -------
+        DataFrame
+            A row and a column for each network, 0 on the diagonal; NaN where two did not meet.
+
+        Raises
+        ------
+        KeyError, ValueError
+            For a layer that is not there or has no moments, and for another measure.
+
+        References
+        ----------
+        Williams et al. 2021, doi:10.48550/arXiv.2110.14739.
+        """
+        from submatch_nb.measures import ANGLES
+
+        angle = ANGLES[check_choice(measure, tuple(ANGLES), "measure")]
+        values = {pair: angle(c[layer]) for pair, c in self.items()}
+        found = self._square({pair: Sides(value, value) for pair, value in values.items()})
+        for name in self.names:
+            found.loc[name, name] = 0.0
+        return found
+
+    def _square(self, values: Mapping[Pair, Sides[float]]) -> "pd.DataFrame":
+        """One number for each pair of networks, and one the other way."""
+        import pandas as pd
+
+        index = pd.Index(self.names, tupleize_cols=False)
+        found = pd.DataFrame(float("nan"), index.rename("X"), index.rename("Y"))
+        for (a, b), both in values.items():
+            found.loc[a, b], found.loc[b, a] = both
+        return found
 
     # Figures
 
