@@ -13,11 +13,15 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from . import __version__
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 # %% ../nbs/engine/command_line.ipynb #67c2b691
 def _add_out_folder(parser: argparse.ArgumentParser, name: str) -> None:
@@ -271,20 +275,61 @@ def _stopped(*_: object) -> None:
     )
 
 
+_CONNECTING = timedelta(seconds=10)  # to what the processes of one torchrun exchange; tried twice
+_GATHERING = timedelta(seconds=30)  # for all of them to come
+_WORKING = timedelta(days=7)  # the others may take long over their share
+_HOW = (
+    "start it by `torchrun -m submatch_nb ...`, or alone, without the variables of the job:"
+    " env -u RANK -u WORLD_SIZE -u TORCHELASTIC_RUN_ID submatch ..."
+)
+
+
+def _gathered() -> "Store":
+    """What the processes of this run exchange, once all are here.
+
+    Raises ValueError where they do not come: then this command was started by one process of a
+    job that does something else.
+    """
+    import torch.distributed as dist
+
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=_CONNECTING))
+        again = store.add(f"submatch/{rank}", 1)  # a job may run several commands in turn
+        store.set(f"submatch/{rank}/{again}", "here")
+        store.wait([f"submatch/{k}/{again}" for k in range(size)], _GATHERING)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "this command was started inside a distributed job (RANK and WORLD_SIZE are set), and"
+            f" the other processes of the job have not started it, too: {_HOW}"
+        ) from error
+    return dist.PrefixStore(f"submatch/run{again}", store)
+
+
 @contextmanager
 def _joined() -> Iterator[None]:
     "Within the `with` block this is one of the processes that torchrun started, if it did."
     import torch
     import torch.distributed as dist
 
+    size = os.environ.get("WORLD_SIZE", "1")
     if not dist.is_torchelastic_launched():
+        if size != "1":
+            raise ValueError(
+                f"this command was started inside a distributed job (WORLD_SIZE is {size}), but not"
+                f" by torchrun, so each process would do all of it: {_HOW}"
+            )
         yield
         return
     on_gpus = torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    week = timedelta(days=7)  # the others may take long over their share
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=week)
+    dist.init_process_group(
+        "nccl" if on_gpus else "gloo",
+        store=_gathered(),
+        rank=int(os.environ["RANK"]),
+        world_size=int(size),
+        timeout=_WORKING,
+    )
     signal.signal(signal.SIGTERM, _stopped)
     try:
         yield
@@ -358,6 +403,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # where it cannot show an ε
     args = _parser(argv).parse_args(argv)
-    with warnings.catch_warnings(), _joined():
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.showwarning = _warn  # type: ignore[assignment]
+        try:
+            stack.enter_context(_joined())
+        except ValueError as error:
+            _complain(error)
+            return 2
         return _run(args)

@@ -393,3 +393,56 @@ def test_a_killed_process_ends_all_and_nothing_is_half_written(trained, tmp_path
     assert [p.name for p in out.iterdir()] == ["comparisons.safetensors"] and (
         out / "comparisons.safetensors"
     ).read_text() == "of an earlier run"
+
+
+# Started in a job that is about something else
+
+
+@pytest.mark.parametrize(
+    "job, words",
+    [
+        ({"RANK": "0", "WORLD_SIZE": "4"}, "WORLD_SIZE is 4.*but not by torchrun"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is x"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}, "inside a distributed job"),
+    ],
+)
+def test_a_command_in_a_job_that_is_not_meant_for_it_says_so(job, words, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "submatch_nb", "demo", "--out", str(tmp_path / "out")],
+        env={**os.environ, **job},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 2 and re.search(f"submatch: error: .*{words}", run.stderr)
+    assert "env -u RANK" in run.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_job_of_one_process_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["explore", str(tmp_path / "none.safetensors")]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+JOB = textwrap.dedent("""
+    import os, subprocess, sys
+
+    command = [sys.executable, "-m", "submatch_nb", "explore", "none.safetensors"]
+    if sys.argv[1] == "one" and os.environ["RANK"] != "0":
+        sys.exit()  # this one does something else
+    for _ in range(1 if sys.argv[1] == "one" else 2):
+        run = subprocess.run(command, capture_output=True, text=True)
+        print(run.returncode, *run.stderr.strip().splitlines()[-1:], flush=True)
+""")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("who, words", [("one", "inside a distributed job"), ("all", "no such fi")])
+def test_a_command_that_a_job_starts(who, words, tmp_path):
+    "By one of its processes: an error, within a minute. By all, twice in turn: they work together."
+    (tmp_path / "job.py").write_text(JOB)
+    run = torchrun(2, "job.py", who, cwd=tmp_path)
+    lines = [line for line in run.stdout.splitlines() if re.match("2( |$)", line)]
+    assert len(lines) == {"one": 1, "all": 4}[who], run.stderr
+    assert sum(words in line for line in lines) == {"one": 1, "all": 2}[who]

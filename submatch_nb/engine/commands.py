@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'train_seeds', 'how_far_apart', 'demo', 'open_networks', 'compare_files', 'compare_two_matrices',
-           'explore_file', 'reproduce_config']
+           'explore_file', 'check_device', 'reproduce_config']
 
 # %% ../../nbs/engine/commands.ipynb #7d81582b
 import argparse
@@ -451,6 +451,18 @@ def explore_file(args: argparse.Namespace) -> None:
     say(f"Saved {out}: open it in a browser")
 
 
+def check_device(name: str) -> None:
+    "Raises ValueError for a device that is not there."
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(
+            f"there is no device {name!r} to compute on ({why}): give cpu, or cuda where there is a"
+            " GPU, or leave it out"
+        ) from error
+
+
 def reproduce_config(args: argparse.Namespace) -> None:
     "Run an experiment of the paper."
     from submatch_nb.engine.reproducing import reproduce
@@ -459,6 +471,10 @@ def reproduce_config(args: argparse.Namespace) -> None:
         raise ValueError(
             "reproduce starts its own processes: give it without torchrun, and --workers N"
         )
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers {args.workers}: give a number of processes from 1 up")
+    if args.device is not None:
+        check_device(args.device)
     reproduce(args.config, args.out, args.data, args.workers, args.device)
 
 
