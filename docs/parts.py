@@ -17,9 +17,10 @@ ENGINE = (
     *("theorems", "architectures", "images", "training", "pair", "perceptrons"),
     *("names", "feeding", "reading", "axes", "operations", "tracking", "arranging", "outputs"),
     *("functions", "encoders", "positions", "masks", "capture", "pairing", "request"),
-    *("sums", "roots", "groups", "shuffling", "counting", "layer", "passes", "collecting"),
+    *("sums", "roots", "groups", "shuffling", "counting", "room", "layer", "passes", "collecting"),
     *("processes", "distributed"),
-    *("analysis", "compared", "several", "comparing", "activations", "uncertainty"),
+    *("analysis", "compared", "several", "comparing", "layouts", "arrays", "activations"),
+    *("uncertainty",),
     *("tables", "figures", "saving", "exploring"),
     *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
 )

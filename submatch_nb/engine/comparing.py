@@ -19,6 +19,7 @@ from .collecting import collect_all
 from .compared import Comparison
 from .distributed import collect_distributed
 from .layer import Collected
+from .layouts import LayoutChoice
 from .masks import MaskChoice
 from .positions import usual_positions
 from .reading import Images
@@ -321,6 +322,7 @@ def compare_activations(
     progress: bool = True,
     precision: Precision = "auto",
     *,
+    layout: LayoutChoice | tuple[LayoutChoice | None, LayoutChoice | None] | None = None,
     null: int = 1,
     groups: int = GROUPS,
     center: bool = False,
@@ -332,19 +334,25 @@ def compare_activations(
     ----------
     a, b : file, matrix, or dict of str to matrix
         Activations of each network on the same samples in the same order. A matrix is
-        (samples, neurons). The arrays of a file (.npy, .npz, .safetensors) are its layers.
-        Files may be larger than the memory: rows are read as they are needed, but for an array
-        in an .npz file whose columns are contiguous. Nothing is unpickled.
+        (samples, neurons): a tensor, an array, a data frame, a list of lists. A list of arrays
+        has a layer in each. The arrays of a file (.npy, .npz, .safetensors, .pt, .h5) are its
+        layers. Files may be larger than the memory: rows are read as they are needed, but for
+        .pt and an array in an .npz file whose columns are contiguous. Nothing is unpickled; a
+        .pt file is read by `torch.load(weights_only=True)`.
     layers : str or list, optional
         Names and pairs of names; "cross" for every layer with every other; None for all.
     progress : bool
         Show a progress bar for each layer.
     precision : {"auto", "exact"}
         As of `compare`.
+    layout : str, dict or tuple, optional
+        What the axes of arrays with more than two count, a letter for each: N inputs, C neurons,
+        any others positions, such as "NCHW", "NHWC", "NTC"; a dict has one for each layer, a
+        tuple one for a and one for b.
     null, groups, center
         As of `compare`. Rows of a file that can only be read one after the other, and does not fit
         into half a gigabyte, are shuffled within windows.
-    images : array_like, (samples,), optional
+    images : array_like, (inputs,), optional
         An id for each row, where several rows belong to one image, such as the positions of a
         convolution: what is shuffled is the image. None: each row is an image.
 
@@ -373,6 +381,7 @@ def compare_activations(
         layers,
         progress,
         precision,
+        layout=layout,
         null=null,
         groups=groups,
         center=center,

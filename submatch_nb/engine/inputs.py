@@ -100,6 +100,8 @@ def array_of(Z: ArrayLike, name: str) -> torch.Tensor | np.ndarray:
         )
     try:
         found = np.asarray(Z)
+        if found.dtype.hasobject and hasattr(Z, "to_numpy"):
+            found = Z.to_numpy(dtype=np.float64)  # a data frame that may have missing values
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} cannot be read as an array ({error})") from error
     if found.ndim == 0:

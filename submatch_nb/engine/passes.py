@@ -37,6 +37,7 @@ from .positions import Samples, common_grid, length_needed, reduced
 from .processes import cut
 from .reading import Batch, Reading
 from .request import Request, check_enough
+from .room import Need, check_room
 from submatch_nb.engine.shuffling import (
     Piece,
     Plan,
@@ -121,6 +122,7 @@ class Pass:
         laid = [self.laid(views, edges, outputs, inputs) for views in connected(edges)]
         self.device = sums_device([*outputs[0].values()])
         self.fold_bytes = 0  # what the sums of a fold take
+        check_room((self.need(bundle) for bundle in laid), self.device)
         self.plan = plan or self.planned(laid, outputs, reading, first, process[1])
         self.process = process
         self.per_turn = windows_at_once(self.plan.window, len(np.unique(first.images)))
@@ -195,6 +197,14 @@ class Pass:
             folds = beside and self.plan.folds > 0
             made.append(Group(bundle.pairs, self.request.exact, names, shuffles, folds))
         return made
+
+    def need(self, bundle: Bundle) -> Need:
+        """What a bundle needs of memory."""
+        request = self.request
+        draws = request.sampled.draws if request.sampled else 1
+        shuffles = request.null if bundle.by_input else 0
+        names = [view.layer for view in bundle.views]
+        return Need(names, bundle.sizes, bundle.pairs, request.exact, shuffles, draws)
 
     def planned(
         self,
