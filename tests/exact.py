@@ -40,16 +40,25 @@ def residuals2(gram, own, others):
     return [Fraction(s, d * last) for s, d in zip(squares, diagonal, strict=True)]
 
 
-def critical2(X, Y):
+def integer_gram(X, Y, center=False):
+    "Second moments of the neurons of both layers, or of these less their means, up to scales."
+    Z = integers(np.concatenate([X, Y], 1))
+    gram = Z.T @ Z
+    if not center:
+        return gram
+    total = Z.sum(0)
+    return len(Z) * gram - np.outer(total, total)
+
+
+def critical2(X, Y, center=False):
     """Critical epsilon, squared, of every neuron, the first network's first; None for a dead one.
 
     By peeling.
     """
-    Z = integers(np.concatenate([X, Y], 1))
-    gram = Z.T @ Z
+    gram = integer_gram(X, Y, center)
     n_x = X.shape[1]
-    critical = [None] * Z.shape[1]
-    left = [v for v in range(Z.shape[1]) if gram[v, v]]
+    critical = [None] * len(gram)
+    left = [v for v in range(len(gram)) if gram[v, v]]
     level = Fraction(1)
     while left:
         x = [v for v in left if v < n_x]
@@ -87,14 +96,13 @@ def cosine(gram, i, j):
     return isqrt(square) if gram[i, j] > 0 else -isqrt(square)
 
 
-def critical2_wide(X, Y):
+def critical2_wide(X, Y, center=False):
     """The same for larger layers of independent live neurons, to about 100 digits.
 
     One neuron leaves at a time, and inverses are downdated.
     """
-    Z = integers(np.concatenate([X, Y], 1))
-    gram = Z.T @ Z
-    n = Z.shape[1]
+    gram = integer_gram(X, Y, center)
+    n = len(gram)
     k = X.shape[1]
     rows = []
     for i in range(n):

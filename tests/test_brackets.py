@@ -74,12 +74,12 @@ def near(rng, exact2):
                 yield e
 
 
-def check(X, Y, exact2, seed):
+def check(X, Y, exact2, seed, ways=None, **options):
     "Every route: the brackets hold what is exact, and decided memberships are right."
     rng = np.random.default_rng(seed)
     dead = np.array([c2 is None for c2 in exact2])
-    for data in routes(X, Y, len(X) // 2):
-        profile = epsilon_profile(*data)
+    for data in ways or routes(X, Y, len(X) // 2):
+        profile = epsilon_profile(*data, **options)
         value, lower, upper = (
             np.concatenate(sides)
             for sides in ((profile.x, profile.y), profile.lower, profile.upper)
@@ -104,7 +104,7 @@ def check(X, Y, exact2, seed):
             expected = np.array([c2 is not None and c2 <= Fraction(epsilon) ** 2 for c2 in exact2])
             matches = [profile.match(epsilon)]
             if i < 3:
-                matches.append(maximum_match(*data, epsilon=epsilon))
+                matches.append(maximum_match(*data, epsilon=epsilon, **options))
             for match in matches:
                 inside = in_layers((match.x, match.y), X, Y)
                 assert (inside == expected)[decided].all(), (seed, data, epsilon)
