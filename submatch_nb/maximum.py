@@ -166,7 +166,7 @@ class Profile:
 
     @property
     def chance(self) -> float:
-        """Gaussian chance level for so many live neurons."""
+        """Gaussian chance level for so many live neurons, as in `chance_epsilon`."""
         return chance_epsilon(self.count, self.live)
 
     @property

@@ -900,8 +900,9 @@ def test_epsilon_at_chance_warns():
     assert chance_epsilon(16, 12) == 0.5
     says = (
         "^epsilon = 0.5 is at or above the Gaussian chance level 0.500 for 12 neurons and "
-        "16 samples: random neurons would match as well. "
-        "Use a smaller epsilon or more samples.$"
+        "16 samples, the residual of one random direction: layers of noise match from not far "
+        r"above it. Compare with shuffled images \(permutation_test\), or use a smaller epsilon or "
+        "more samples.$"
     )
     for first in ((X, Y), (Y, X), (Moments(X, Y),)):
         with pytest.warns(SubmatchWarning, match=says):
@@ -1047,3 +1048,84 @@ def test_inputs_stay_as_they_were():
     assert (
         torch.equal(X, before[0]) and torch.equal(Y, before[1]) and torch.equal(moments.gram, gram)
     )
+
+
+# Numbers without an epsilon
+
+
+def similarity_on_a_grid(profile, count=20_000):
+    "The mean over the middles of so many equal parts of [0, 1)."
+    return profile.similarity((np.arange(count) + 0.5) / count).mean()
+
+
+@pytest.mark.parametrize("dead", ["exclude", "literal"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_half_epsilon_and_area_are_what_the_similarity_says(kind, dead):
+    for seed in range(3):
+        profile = epsilon_profile(*make(kind, seed), dead=dead)
+        half = profile.half
+        assert profile.area == pytest.approx(similarity_on_a_grid(profile), abs=1e-4)
+        if half < 1:
+            assert profile.similarity(half) >= 0.5
+            assert half == 0 or profile.similarity(half * (1 - 1e-9)) < 0.5
+        else:
+            assert half == 1 and profile.similarity(1 - 1e-9) < 0.5
+
+
+def test_half_epsilon_of_known_profiles():
+    for critical, half, area in (
+        ([0.2, 0.4, 0.6, 0.8], 0.4, 0.5),
+        ([0.2, 0.4, 0.6], 0.4, 0.6),
+        ([0.2, np.inf, np.inf, 0.6], 0.6, 0.3),
+        ([0.2, np.inf, np.inf], 1.0, 0.8 / 3),
+        ([1.0, 1.0], 1.0, 0.0),
+        ([np.inf, np.inf], 1.0, 0.0),
+        ([1e-13, 0.5], 0.0, 0.75),
+        ([0.0, 0.0], 0.0, 1.0),
+    ):
+        profile = Profile(critical[:1], critical[1:], 10)
+        assert isinstance(profile.half, float) and isinstance(profile.area, float)
+        assert profile.half == half and profile.area == pytest.approx(area, abs=1e-12)
+
+
+# Ranks
+
+
+def convolved(seed, images, bias=False):
+    "32 channels of a convolution with random weights."
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return torch.nn.Conv2d(3, 32, 3, bias=bias)(images).movedim(1, -1).flatten(0, 2)
+
+
+@pytest.mark.parametrize("count", [40, 1000])
+@pytest.mark.parametrize("root", [False, True])
+def test_layers_that_are_linear_in_the_same_input_match_trivially(root, count):
+    "In float32, whose rounding spans nothing; with biases they do once they are centred."
+    images = torch.rand(count, 3, 12, 12, generator=torch.manual_seed(9))
+    moments = Moments(convolved(0, images), convolved(1, images), root)
+    assert moments.ranks == (27, 27, 27) and moments.trivial
+    assert epsilon_profile(moments).half < 1e-5
+    assert moments.centered().ranks == (27, 27, 27) and moments.centered().trivial
+    biased = Moments(convolved(0, images, True), convolved(1, images, True), root)
+    assert biased.ranks == (28, 28, 28) and biased.centered().ranks == (27, 27, 27)
+    assert biased.trivial and biased.centered().trivial
+    # fewer channels than dimensions: whatever is common was learnt, or happens
+    few = Moments(convolved(0, images)[:, :20], convolved(1, images)[:, :20], root)
+    assert few.ranks == (20, 20, 27) and not few.trivial
+
+
+@pytest.mark.parametrize("d", [400, 100_000])
+@pytest.mark.parametrize("root", [False, True])
+def test_low_rank_alone_is_not_trivial(root, d):
+    "Nor is a layer with itself, whose neurons are independent but for dead ones."
+    rng = np.random.default_rng(0)
+    X, Y = (rng.normal(size=(d, 15)) @ rng.normal(size=(15, 60)) for _ in range(2))
+    moments = Moments(X, Y, root)
+    assert moments.ranks == (15, 15, 30) and not moments.trivial
+    assert epsilon_profile(moments).similarity(0.9) == 0
+    assert Moments(X, X, root).trivial
+    X[:, 15:] = 0
+    assert Moments(X, X, root).ranks == (15, 15, 15) and not Moments(X, X, root).trivial
+    none = Moments(0 * X, Y, root)
+    assert none.ranks == (0, 15, 15) and not none.trivial

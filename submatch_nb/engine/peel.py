@@ -503,7 +503,7 @@ def said_twice(Y: object) -> str:
 
 # %% ../../nbs/engine/peel.ipynb #fc28d200
 def warn_if_chance(epsilon: float, d: int, n: int) -> None:
-    """Warn that an epsilon at or above the Gaussian chance level matches noise.
+    """Warn of an epsilon at or above the Gaussian chance level.
 
     `d` samples; `n` live neurons in the layer that has more of them.
     """
@@ -511,6 +511,7 @@ def warn_if_chance(epsilon: float, d: int, n: int) -> None:
     if 0 < chance <= epsilon:
         warn(
             f"epsilon = {epsilon:g} is at or above the Gaussian chance level {chance:.3f} "
-            f"for {n} neurons and {d:,} samples: random neurons would match as well. "
-            "Use a smaller epsilon or more samples."
+            f"for {n} neurons and {d:,} samples, the residual of one random direction: layers of "
+            "noise match from not far above it. Compare with shuffled images (permutation_test), "
+            "or use a smaller epsilon or more samples."
         )
