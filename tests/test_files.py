@@ -2,11 +2,13 @@
 changed; and what stands in them can do nothing but be read.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,6 +20,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -25,8 +28,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from submatch_nb import compare_activations, load_checkpoint, load_data
-from submatch_nb.comparison import Comparison, Comparisons, compare_all
+from submatch_nb.cli import main
+from submatch_nb.comparison import Comparison, Comparisons, compare, compare_all
 from submatch_nb.engine import writing
+from submatch_nb.engine.configs import load_config
 from submatch_nb.engine.files import (
     holds,
     load_json,
@@ -37,6 +42,8 @@ from submatch_nb.engine.files import (
 )
 from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.reproducing import reproduce
+from submatch_nb.engine.results import Results
 from submatch_nb.engine.training import Recipe, train
 from submatch_nb.engine.writing import (
     Output,
@@ -742,3 +749,350 @@ def test_a_replaced_image_of_equal_size_is_noticed(tmp_path, monkeypatch):
     assert load_data(folder, "train").fingerprint() != before
     path.write_bytes(held)
     assert load_data(folder, "train").fingerprint() == before
+
+
+# Experiments: what is shown together belongs together
+
+SMALL = """
+data = "digits"
+seeds = [0, 1]
+samples = 500
+epsilon = [0.5]
+neurons = 3
+
+[[networks]]
+architecture = "digits-mlp"
+epochs = 1
+width = 0.25
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    (folder / "small.toml").write_text(SMALL)
+    reproduce(folder / "small.toml", folder / "run", workers=1)
+    return folder
+
+
+@pytest.fixture
+def run(experiment, tmp_path):
+    "A copy of it that may be spoilt."
+    shutil.copytree(experiment, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def again(run):
+    return reproduce(run / "small.toml", run / "run", workers=1)
+
+
+def another_network(run, seed):
+    "A checkpoint in the place of one, as if it had been made again on another machine."
+    path = run / "run" / "networks" / f"digits-mlp-w0.25-seed{seed}.safetensors"
+    tensors, about = load_tensors(path, "checkpoint")
+    tensors["model.fc1.dense.weight" if "model.fc1.dense.weight" in tensors else min(tensors)] += (
+        0.5
+    )
+    about["test_accuracy"] = 0.123
+    save_tensors(path, "checkpoint", tensors, **about)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_network_made_again_is_compared_again(seed, run):
+    before = Results(run / "run" / "results")
+    before.comparisons  # noqa: B018 (read now)
+    another_network(run, seed)
+    results = again(run)
+    assert [n["test_accuracy"] for n in results.about["networks"]][seed] == 0.123
+    old, new = (
+        r.comparisons["digits-mlp-w0.25", "trained", ("seed0", "seed1")] for r in (before, results)
+    )
+    assert any(
+        not np.array_equal(old.profiles[layer].x, new.profiles[layer].x) for layer in new.layers
+    )
+    net = [
+        load_checkpoint(run / "run" / "networks" / f"digits-mlp-w0.25-seed{k}.safetensors").model
+        for k in (0, 1)
+    ]
+    plain = compare(*net, load_data("digits", "test"), positions=Sampled(500, 1), progress=False)
+    for layer in new.layers:
+        np.testing.assert_allclose(new.profiles[layer].x, plain.profiles[layer].x, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["collect_stage", "match_pair", "write_results"])
+def test_results_of_two_networks_are_never_shown_as_one(stage, run, monkeypatch):
+    "Interrupted after a network was made again, before one of the later steps."
+    another_network(run, 0)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"submatch_nb.engine.reproducing.{stage}", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again(run)
+    monkeypatch.undo()
+    old = Results(run / "run" / "results")
+    assert old.about["networks"][0]["test_accuracy"] != 0.123
+    if stage == "write_results":
+        with pytest.raises(ValueError, match="is of other networks than results.json tells of"):
+            old.similarities  # noqa: B018
+    new = again(run)
+    assert new.about["networks"][0]["test_accuracy"] == 0.123 and len(new.similarities) == 4
+
+
+def test_a_file_of_another_pair_is_noticed(run):
+    "Sizes of simple matches, and profiles, that somebody has copied from another run."
+    another_network(run, 1)
+    kept = {p: p.read_bytes() for p in (run / "run" / "results").glob("*_trained_*")}
+    results = again(run)
+    assert len(results.simple) == 2
+    for path, old in kept.items():
+        new = path.read_bytes()
+        path.write_bytes(old)
+        fresh = Results(run / "run" / "results")
+        with pytest.raises(ValueError, match=f"{path.name[:20]}.*is of other networks"):
+            fresh.simple if path.suffix == ".json" else fresh.similarities  # noqa: B018
+        path.write_bytes(new)
+        again(run)
+
+
+def test_what_a_kill_left_in_the_log_costs_one_line(run):
+    log = run / "run" / "log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"stage": "trai')
+    again(run)
+    lines = log.read_text().splitlines()
+    assert lines[len(whole.splitlines())] == '{"stage": "trai' and '"begin"' in lines[-2]
+    log.write_text(log.read_text() + '[1]\n{"stage": 3}\n"begin"\n' + "[" * 9000 + "\n\x00\xff\n")
+    (run / "run" / "results" / "results.json").unlink()
+    assert len(again(run).about["elapsed"]) == 3
+
+
+@pytest.mark.parametrize("name", ["results.json", "config.json", "pair.json", "log"])
+def test_damaged_files_of_an_experiment_are_named(name, run):
+    folder = run / "run"
+    path = {
+        "results.json": folder / "results" / "results.json",
+        "config.json": folder / "config.json",
+        "pair.json": folder / "results" / "digits-mlp-w0.25_trained_seed0_seed1.json",
+        "log": folder / "log.jsonl",
+    }[name]
+    whole = path.read_bytes()
+    draw = random.Random(name)
+    texts = [b"", b"[]", b"null", b"[" * 9000, b"\xff", b'{"a": 1}', whole[:-9], b"{" + whole]
+    if name == "pair.json":  # sealed
+        for _ in range(50):
+            bit = draw.randrange(8 * len(whole))
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            texts.append(bytes(flipped))
+    for text in texts:
+        path.write_bytes(text)
+        if name == "log":
+            again(run)
+            continue
+        with pytest.raises(ValueError, match=re.escape(str(folder))):
+            if name == "config.json":
+                again(run)
+            else:
+                Results(folder / "results").simple  # noqa: B018
+        path.write_bytes(whole)
+
+
+def test_hostile_results_are_refused(run):
+    path = run / "run" / "results" / "results.json"
+    about = json.loads(path.read_text())
+    draw = random.Random(0)
+    cases = [(at, new) for at in places(about) if at for new in HOSTILE]
+    for at, new in draw.sample(cases, 300):
+        path.write_text(json.dumps(changed(about, at, new)))
+        try:
+            results = Results(run / "run" / "results")
+            str(results), results.similarities, results.simple  # noqa: B018
+        except ValueError as error:
+            assert "results" in str(error)
+        except FileNotFoundError as error:
+            assert str(run / "run" / "results") in str(error)
+    about["networks"][0]["member"] = "../../../etc/x"
+    path.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        Results(run / "run" / "results")
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/tmp/x", "..", ".", "a/b", "a\\\\b", "a\\nb", "\\u001b[2J", "c:x"]
+)
+def test_the_name_of_a_config_leads_nowhere(name, tmp_path):
+    (tmp_path / "x.toml").write_text(f'name = "{name}"\n' + SMALL)
+    with pytest.raises(ValueError, match="name is .*a folder is called so"):
+        load_config(tmp_path / "x.toml")
+
+
+def test_hostile_configs_are_refused(tmp_path):
+    path = tmp_path / "x.toml"
+    values = [
+        *("-1", "0", "1.5", "nan", "inf", "-inf", "true", '""', '"x"', "[]", "[[]]", "[1]", "{}"),
+        *("9" * 30, "1e400", '"../x"', '[""]', "[nan, nan]", "1979-05-27", "[{}]", '["a", "b"]'),
+    ]
+    keys = ["data", "seeds", "epsilon", "samples", "orders", "neurons", "about", "name", "networks"]
+    inner = ["architecture", "width", "epochs", "rate", "batch", "decay", "schedule", "precision"]
+    inner += ["during", "weights", "layers"]
+    for value in values:
+        for key in keys:
+            text = re.sub(rf"(?m)^{key} = .*$", "", SMALL)
+            path.write_text(f"{key} = {value}\n{text}")
+            with contextlib.suppress(ValueError):
+                load_config(path)
+        for key in inner:
+            text = re.sub(rf"(?m)^{key} = .*$", "", SMALL)
+            path.write_text(f"{text}\n{key} = {value}\n")
+            with contextlib.suppress(ValueError):
+                load_config(path)
+    for text in ("[" * 9000, "a = " + "[" * 9000, "a = " + "9" * 5000, "\x00", "=", "a = 1\na = 2"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="x.toml is not a TOML file|x.toml"):
+            load_config(path)
+    for key, words in (("decay", "decay is nan"), ("rate", "rate above 0"), ("width", "width is")):
+        text = re.sub(rf"(?m)^{key} = .*$", "", SMALL)
+        path.write_text(f"{text}\n{key} = nan\n")
+        with pytest.raises(ValueError, match=words):
+            load_config(path)
+
+
+# The commands
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("reproduce {small} --device nowhere --out {tmp}/o", "there is no device 'nowhere'"),
+        ("reproduce {small} --device meta --out {tmp}/o", "there is no device 'meta'"),
+        ("reproduce {small} --device cuda:99 --out {tmp}/o", "there is no device 'cuda:99'"),
+        ("reproduce {small} --workers 0 --out {tmp}/o", "--workers 0: give a number"),
+        ("reproduce {small} --workers -3 --out {tmp}/o", "--workers -3: give a number"),
+        ("reproduce {small} --out ~no-such-user/o", "the home folder is not known"),
+        ("compare {x} {x} --epsilon 0.3 0.3 --out {tmp}/o", "epsilon holds 0.3 and 0.3"),
+        ("compare {x} {x} --epsilon 0.3 0.5 0.3000004 --out {tmp}/o", "which is one twice"),
+        ("compare {x} {x} --epsilon nan --out {tmp}/o", "epsilon is nan"),
+        ("compare {x} {x} --out ~no-such-user/o", "the home folder is not known"),
+        ("train --data ~no-such-user/d --out {tmp}/o", "the home folder is not known"),
+        ("explore {x} --out ~no-such-user/o", "the home folder is not known"),
+        ("train --width nan --out {tmp}/o", "width is nan"),
+        ("train --width inf --out {tmp}/o", "width is inf"),
+        ("train --rate nan --out {tmp}/o", "rate above 0"),
+        ("train --seeds 0 99999999999999999999 --out {tmp}/o", "below 2\\^46"),
+    ],
+)
+def test_surroundings_and_numbers_that_cannot_be(line, words, tmp_path, capsys):
+    (tmp_path / "small.toml").write_text(SMALL)
+    np.save(tmp_path / "x.npy", X)
+    values = {"tmp": tmp_path, "small": tmp_path / "small.toml", "x": tmp_path / "x.npy"}
+    assert main(line.format(**values).split()) == 2
+    said = capsys.readouterr().err
+    assert re.search(f"submatch: error: .*{words}", said) and "Traceback" not in said
+
+
+def test_without_a_home(tmp_path):
+    "Where HOME is no folder that can be made."
+    environment = {**os.environ, "HOME": "/dev/null/home"}
+    run = subprocess.run(
+        [sys.executable, "-m", "submatch_nb", "train", "--data", "cifar10", "--out", "out"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert re.search("submatch: error: CIFAR-10 is not in /dev/null/home", run.stderr)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    "r/trained.safetensors and r/untrained.safetensors: names that a report would take, too."
+    for name, seed in (("trained", 0), ("untrained", 1)):
+        train(
+            "digits-mlp",
+            seed=seed,
+            path=tmp_path / "r" / f"{name}.safetensors",
+            recipe=Recipe(0),
+            width=0.25,
+            progress=False,
+        )
+    return tmp_path / "r"
+
+
+def test_no_command_overwrites_its_input_or_another_kind(checkpoints, made, tmp_path, capsys):
+    a, b = (str(checkpoints / f"{name}.safetensors") for name in ("trained", "untrained"))
+    before = {path: path.read_bytes() for path in checkpoints.iterdir()}
+    assert main(["compare", a, b, "--out", str(checkpoints)]) == 2
+    assert "untrained.safetensors: what is there is not a submatch comp" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in checkpoints.iterdir()} == before
+    path = tmp_path / "c.safetensors"
+    path.write_bytes((made / "comparison").read_bytes())
+    for out in (path, tmp_path / "." / "c.safetensors", checkpoints / "trained.safetensors"):
+        assert main(["explore", str(path), "--out", str(out)]) == 2
+        assert "is not a page of the explorer" in capsys.readouterr().err
+    assert path.read_bytes() == (made / "comparison").read_bytes()
+    for name in ("table.csv", "similarity.png", "explorer.html"):
+        out = tmp_path / f"with {name}"
+        out.mkdir()
+        (out / name).write_text("my own")
+        np.save(tmp_path / "x.npy", X)
+        assert main(["compare", *[str(tmp_path / "x.npy")] * 2, "--out", str(out)]) == 2
+        assert listing(out) == [name] and (out / name).read_text() == "my own"
+
+
+def test_a_page_that_no_longer_belongs_goes(tmp_path):
+    np.savez(tmp_path / "a.npz", one=X, two=X[:, :3])
+    files = [str(tmp_path / "a.npz")] * 2
+    out = tmp_path / "out"
+    assert main(["compare", *files, "--out", str(out)]) == 0
+    assert "explorer.html" in listing(out)
+    (out / "notes.html").write_text("mine")
+    (out / "untrained.safetensors").write_bytes(b"")
+    assert main(["compare", *files, "--layers", "cross", "--out", str(out)]) == 0
+    assert "explorer.html" not in listing(out) and "notes.html" in listing(out)
+
+
+def test_weights_that_are_pickled_are_answered_with_python(tmp_path, capsys, monkeypatch):
+    "The five lines are run: they compare the networks."
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        torch.save(convolutions(seed).state_dict(), f"net{seed}.pth")
+    (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
+    assert main(["compare", "net0.pth", "net1.pth", "--out", "out"]) == 2
+    said = capsys.readouterr().err
+    lines = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+    assert len(lines) == 5 and not listing(tmp_path / "out")
+    space = {"YourNetwork": lambda: convolutions(5), "images": torch.rand(30, 1, 8, 8)}
+    exec("\n".join(lines), space)
+    assert torch.equal(space["a"][0].weight, convolutions(0)[0].weight)
+    assert "channel" in capsys.readouterr().out
+    for files in (["pickle", "net0.pth"], ["net1.pth"]):
+        assert main(["compare", *files, "--out", "out"]) == 2
+        assert "may hold pickled objects" in capsys.readouterr().err
+
+
+ODD = ["\x1b[31mred\x1b[0m", "=1+1", "+x", "-x", "@x", "$\\frac{1}$", "a\nb", "\u202edne", "<b>"]
+
+
+def test_names_of_layers_do_nothing(tmp_path, capsys):
+    "In the terminal, the table, the figure and the page."
+    np.savez(tmp_path / "a.npz", **dict.fromkeys(ODD, X))
+    files = [str(tmp_path / "a.npz")] * 2
+    for layers in ([], ["--layers", "cross"], ["--layers", "\x1b[31mno"]):
+        done = main(["compare", *files, *layers, "--no-simple", "--out", str(tmp_path / "out")])
+        assert done == (2 if "\x1b[31mno" in layers else 0)
+        printed = capsys.readouterr()
+        assert "\x1b" not in printed.out + re.sub(r"\x1b\[A|\r", "", printed.err)
+        assert "\u202e" not in printed.out + printed.err
+        if done == 0 and not layers:
+            table = (tmp_path / "out" / "table.csv").read_text()
+            cells = pd.read_csv(tmp_path / "out" / "table.csv")["layer"]
+            assert not any(cell[0] in "=+-@\t\r" for cell in cells) and "\x1b" not in table
+            assert "'=1+1" in list(cells) and len(cells) == len(ODD)
+            assert "<b>" not in (tmp_path / "out" / "explorer.html").read_text().split("json")[1]
+            comparison = Comparison.load(tmp_path / "out" / "comparison.safetensors")
+            assert comparison.layers == ODD
+            for name in ODD:
+                comparison.plot_profile(name).canvas.draw()

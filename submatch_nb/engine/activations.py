@@ -38,6 +38,7 @@ from submatch_nb.engine.shuffling import (
     sums_bytes,
     window_size,
 )
+from .texts import plain
 
 # %% ../../nbs/engine/activations.ipynb #9fbf6999
 Matrices = str | Path | ArrayLike | torch.Tensor | Mapping[str, ArrayLike | torch.Tensor]
@@ -283,7 +284,7 @@ def _collect_layer(a: _Side, b: _Side, request: Request, pairs: int) -> Layer:
     windows = Windows(plan)
     group = Group([(0, 1)], request.exact, (a.name, b.name), plan.shuffles, plan.folds > 0)
     total = -(-a.samples // a.chunk)
-    bar = tqdm(reading.read(), name, total, unit="chunk", disable=not request.progress)
+    bar = tqdm(reading.read(), plain(name), total, unit="chunk", disable=not request.progress)
     for batch in bar:
         if plan.numbered:
             rows = [side.picked(batch.batch) for side in (a, b)]

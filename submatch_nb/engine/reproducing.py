@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WORK', 'mark_folder', 'splits', 'Difference', 'differing', 'matters', 'follow_parent', 'end_with_parent', 'each',
-           'count_cores', 'train_all', 'compare_stages', 'figures', 'draw_all', 'log_lines', 'goes', 'seconds_of',
-           'write_results', 'reproduce', 'wanted_workers']
+           'count_cores', 'train_all', 'compare_stages', 'figures', 'draw_all', 'LogLine', 'log_lines', 'goes',
+           'seconds_of', 'as_read', 'write_results', 'reproduce', 'wanted_workers']
 
 # %% ../../nbs/engine/reproducing.ipynb #f0d93f74
 import json
@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from typing_extensions import TypedDict
 
 from .configs import Config, load_config
 from submatch_nb.engine.experiments import (
     Run,
     collect_stage,
     match_pair,
-    say,
     take_network,
     train_network,
 )
-from .files import digest_file
+from .files import digest_file, read_json
 from submatch_nb.engine.plots import (
     plot_heat,
     plot_similarity,
@@ -44,7 +44,16 @@ from submatch_nb.engine.plots import (
     plot_width,
 )
 from .results import Results, accuracies, summary
-from .writing import write_whole
+from .schemas import closed, wrong_in
+from .texts import for_spreadsheet, say
+from submatch_nb.engine.writing import (
+    FIGURE,
+    TABLE,
+    Output,
+    at_home,
+    write_together,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +76,7 @@ def mark_folder(run: Run) -> dict[str, str]:
     if not path.exists():
         write_whole(path, lambda part: part.write_text(text))
         return mark["data"]
-    odd = [d for d in differing(json.loads(path.read_text()), json.loads(text)) if matters(d)]
+    odd = [d for d in differing(read_json(path), json.loads(text)) if matters(d)]
     if odd:
         named = "; ".join(f"{d.where}: {d.one}, not {d.other}" for d in odd[:4])
         raise ValueError(
@@ -195,10 +204,7 @@ def figures(results: Results) -> "Iterator[tuple[str, Figure]]":
 
 def draw_all(results: Results, folder: Path) -> None:
     """Write every figure and the table of similarities, and say what came out."""
-    for name, figure in figures(results):
-        write_whole(folder / f"{name}.png", partial(figure.savefig, format="png"))
-    table = results.similarities
-    write_whole(folder / "similarities.csv", lambda part: table.to_csv(part, index=False))
+    written = write_together(folder, _drawn(results))
     say("", accuracies(results).to_string(), "", sep="\n")
     for label in filter(results.pairs, results.labels):
         say(
@@ -207,20 +213,43 @@ def draw_all(results: Results, folder: Path) -> None:
             "",
             sep="\n",
         )
-    count = len(list(folder.glob("*.png")))
-    say(f"{count} figures and similarities.csv are in {folder}, the results in {results.folder}")
+    say(
+        f"{len(written) - 1} figures and similarities.csv are in {folder},"
+        f" the results in {results.folder}"
+    )
+
+
+def _drawn(results: Results) -> Iterator[Output]:
+    """Every figure, and the table of similarities."""
+    for name, figure in figures(results):
+        yield Output(f"{name}.png", FIGURE, partial(figure.savefig, format="png"))
+    text = for_spreadsheet(results.similarities).to_csv(index=False)
+    yield Output("similarities.csv", TABLE, lambda part: part.write_text(text, encoding="utf-8"))
 
 # %% ../../nbs/engine/reproducing.ipynb #b38a86de
 WORK = ("train", "collect", "match")  # stages of which the log counts the seconds
 
 
+@closed
+class LogLine(TypedDict):
+    """One line of a log."""
+
+    stage: str
+    what: str
+    wall: float  # seconds
+    cpu: float
+    at: float  # since 1970
+
+
 def log_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log; one that was cut short is left out."""
-    for line in path.read_text().splitlines():
+    for text in path.read_text(errors="replace").splitlines():
         try:
-            yield json.loads(line)
-        except ValueError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if wrong_in(LogLine, line) is None:
+            yield line
 
 
 def goes(lines: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -245,6 +274,11 @@ def seconds_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
     return seconds
 
 
+def as_read(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
 def write_results(
     run: Run,
     networks: Sequence[Mapping],
@@ -255,7 +289,8 @@ def write_results(
     path = run.out / "results/results.json"
     lines = list(log_lines(run.out / "log.jsonl"))
     calls = goes(lines)
-    if path.exists() and not any(line["stage"] in WORK for line in calls[-1]):
+    worked = any(line["stage"] in WORK for line in calls[-1])
+    if path.exists() and not worked and read_json(path).get("networks") == as_read(networks):
         return
     images = {
         split: {"images": len(run.images(split)), "fingerprint": fingerprint}
@@ -320,7 +355,7 @@ def reproduce(
             " line"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    folder = Path(out or f"runs/{read.name}").expanduser()
+    folder = at_home(out or f"runs/{read.name}")
     run = Run(read, folder, str(source), device)
     folder.mkdir(parents=True, exist_ok=True)
     fingerprints = mark_folder(run)
