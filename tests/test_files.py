@@ -17,6 +17,7 @@ import textwrap
 import threading
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -1096,3 +1097,85 @@ def test_names_of_layers_do_nothing(tmp_path, capsys):
             assert comparison.layers == ODD
             for name in ODD:
                 comparison.plot_profile(name).canvas.draw()
+
+
+# Activations that other tools saved
+
+
+def gram(path):
+    found = compare_activations(path, path, progress=False, null=0, groups=0).moments
+    return {name: moments.gram for name, moments in found.items()}
+
+
+def activation_files(folder):
+    np.savez(folder / "stored.npz", a=X, b=np.asfortranarray(X))
+    np.savez_compressed(folder / "packed.npz", a=X, b=X[:, :3])
+    np.save(folder / "one.npy", X)
+    save_file({"a": torch.tensor(X)}, folder / "one.safetensors")
+    torch.save({"a": torch.tensor(X)}, folder / "one.pt")
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["one.npy", "one.pt", "one.safetensors", "packed.npz", "stored.npz"]
+)
+def test_damaged_activations_end_in_one_kind_of_error(name, tmp_path):
+    "Members of an .npz have checksums: no changed number is used. The others have none."
+    assert name in activation_files(tmp_path)
+    path = tmp_path / name
+    whole, right = path.read_bytes(), gram(path)
+    draw = random.Random(name)
+    for bit in draw.sample(range(8 * len(whole)), 120):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            found = gram(path)
+        except ValueError as error:
+            assert str(path) in str(error) or "too large or too small" in str(error)
+            continue
+        if name.endswith(".npz"):
+            assert found.keys() == right.keys()
+            assert all(torch.equal(found[key], right[key]) for key in right)
+    for size in (0, 1, 6, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            gram(path)
+
+
+def array_file(header):
+    "An .npy file with a header of our own."
+    text = (header + "\n").encode("latin1")
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(320)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (10**9, 10**9), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999, 99999999), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-10, 4), }",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (10, 4), }",
+        "{'descr': '<f8', 'fortran_order': 3, 'shape': (10, 4), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': 40, }",
+        "{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (10, 4), }",
+        "{'descr': '<c16', 'fortran_order': False, 'shape': (5, 4), }",
+        "{'descr': '<U9', 'fortran_order': False, 'shape': (2, 4), }",
+        "__import__('os').system('touch here')",
+        "(" * 500,
+        "[1",
+        "",
+    ],
+)
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_hostile_headers_of_arrays(header, ending, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"x.{ending}"
+    if ending == "npy":
+        path.write_bytes(array_file(header))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", array_file(header))
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        gram(path)
+    assert listing(tmp_path) == [path.name]

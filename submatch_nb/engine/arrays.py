@@ -23,6 +23,7 @@ from torch import Tensor
 from .files import holds
 from .inputs import array_of
 from .layouts import Matrix
+from .schemas import reading
 
 # %% ../../nbs/engine/arrays.ipynb #bf090a06
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -38,6 +39,9 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return header
 
 # %% ../../nbs/engine/arrays.ipynb #76560a2f
+_LARGEST_RATIO = 1040  # of what zlib unpacks to what it has packed: 1032, and a little
+
+
 class _Entry:
     """An array in an .npz file, stored or compressed, whose rows are read in their order as they
     are asked for.
@@ -45,9 +49,14 @@ class _Entry:
 
     def __init__(self, path: Path, name: str) -> None:
         self.where = f"{path}, {name.removesuffix('.npy')!r}"
-        self.file = zipfile.ZipFile(path).open(name)  # noqa: SIM115 (until all rows are read)
+        archive = zipfile.ZipFile(path)  # noqa: SIM115 (until all rows are read)
+        self.file = archive.open(name)
         self.shape, _, self.dtype = _header(self.file)
         self.position = 0
+        size = self.file.tell() + math.prod(self.shape) * self.dtype.itemsize
+        most = _LARGEST_RATIO * path.stat().st_size
+        if min(self.shape, default=0) < 0 or not size == archive.getinfo(name).file_size <= most:
+            raise ValueError(f"its header says {self.shape}, which it does not hold")
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
@@ -56,10 +65,12 @@ class _Entry:
         size = (stop - start) * math.prod(self.shape[1:]) * self.dtype.itemsize
         try:
             held = self.file.read(size)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            longer = stop == self.shape[0] and self.file.read(1)  # checks its checksum, too
+        except Exception as error:  # what zipfile and zlib meet in a damaged file
             raise ValueError(f"{self.where}: cannot be read ({error})") from error
-        if len(held) < size:
-            raise ValueError(f"{self.where}: cannot be read (it ends within row {stop:,})")
+        if len(held) < size or longer:
+            why = "is longer than it says" if longer else f"ends within row {stop:,}"
+            raise ValueError(f"{self.where}: cannot be read (it {why})")
         self.position = stop
         return np.frombuffer(held, self.dtype).reshape(-1, *self.shape[1:])
 
@@ -168,6 +179,11 @@ def read_activations(path: str | Path) -> dict[str, Opener]:
     a damaged one.
     """
     path = Path(path)
+    with reading(path):
+        return _openers_of(path)
+
+
+def _openers_of(path: Path) -> dict[str, Opener]:
     kind = holds(path)
     if kind:
         raise ValueError(f"{path} holds a submatch {kind}, not activations")
