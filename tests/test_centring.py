@@ -21,7 +21,7 @@ from submatch_nb import (
 from submatch_nb.engine.factors import CHUNK, Gram, Root, rounding
 from submatch_nb.engine.inputs import SubmatchWarning, less_mean
 from submatch_nb.engine.roots import Roots
-from submatch_nb.engine.shifts import Parts, about, less_means, measured, unshifted
+from submatch_nb.engine.shifts import MomentParts, about, less_means, measured, unshifted
 from submatch_nb.engine.shifts import added as added_parts
 from submatch_nb.engine.sums import Sums
 from submatch_nb.neurons import digits_layers
@@ -263,7 +263,7 @@ def test_brackets_of_centred_trained_layers_are_narrow(made, root, mean):
 
 
 def with_errors(rng, root, size=1e-7):
-    """Neurons, and `Parts` of them whose numbers are off by as much as they say, about some shift.
+    """Neurons, and `MomentParts` of them whose numbers are off by as much as they say, about some shift.
 
     In random directions, and all relative to lengths that are a little too large.
     """
@@ -285,7 +285,7 @@ def with_errors(rng, root, size=1e-7):
     else:
         matrix = Z.T @ Z + size * np.outer(signs * length, signs * length)
         held = Gram(torch.as_tensor(matrix), size * 1.001)
-    parts = Parts(
+    parts = MomentParts(
         held,
         sum=torch.as_tensor(sums),
         count=d,

@@ -20,7 +20,7 @@ from .factors import Gram, Root, first_equal, own_where_silent, rounding
 from .files import load_tensors, save_tensors
 from .inputs import TOLERANCE, Sides, both
 from .schemas import Count, Form, check_tensors, closed, reading
-from .shifts import Parts, added, less_means, measured, unshifted
+from .shifts import MomentParts, added, less_means, measured, unshifted
 from .writing import FilePath
 
 # %% ../../nbs/engine/moments.ipynb #c2764852
@@ -47,7 +47,7 @@ class Moments:
         Activations of the second network on the same inputs, in the same order.
     root : bool, default False
         Hold an R factor: several times slower, and exact where neurons are nearly dependent.
-    parts : Parts, optional
+    parts : MomentParts, optional
         In place of the other three, what `from_parts`, `replaced` and `+` hand on.
 
     Raises
@@ -70,7 +70,7 @@ class Moments:
     """
 
     __slots__ = ("_parts", "_plain", "__weakref__")
-    _parts: Parts
+    _parts: MomentParts
     _plain: Gram | Root | None  # what is held, less no shift; found when it is asked for
 
     def __init__(
@@ -79,7 +79,7 @@ class Moments:
         Y: ArrayLike | None = None,
         root: bool = False,
         *,
-        parts: Parts | None = None,
+        parts: MomentParts | None = None,
     ) -> None:
         self._plain = None
         self._parts = parts or measured(*both(X, Y), root)  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ class Moments:
             if shift is not None:
                 silent &= shift == 0
             constant = torch.where(silent, 0.0, torch.nan)
-        parts = Parts(
+        parts = MomentParts(
             held,
             sum,
             int(count),

@@ -164,7 +164,7 @@ class Sums:
         self.constant: Tensor | None = None  # as in `Moments`; None before the first sample
         self.shift = shift
         self.moving = shift is not None and bool(shift.any())
-        self.moved = torch.zeros_like(self.sum)  # as in `Parts`
+        self.moved = torch.zeros_like(self.sum)  # as in `MomentParts`
         self.room: Tensor | None = None  # for a chunk; made when it is needed
         self.products = [
             Product(rows, columns, self._zeros(rows, columns))
