@@ -263,9 +263,9 @@ def test_brackets_of_centred_trained_layers_are_narrow(made, root, mean):
 
 
 def with_errors(rng, root, size=1e-7):
-    """Neurons, and `MomentParts` of them whose numbers are off by as much as they say, about some shift.
+    """Neurons, and `MomentParts` of them whose numbers are off by as much as they say.
 
-    In random directions, and all relative to lengths that are a little too large.
+    About some shift, in random directions, and relative to lengths that are a little too large.
     """
     n, d = 5, 40
     Z = rng.normal(size=(d, n)) * 10.0 ** rng.integers(-1, 2, n)
