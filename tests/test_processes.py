@@ -380,8 +380,8 @@ KILLED = textwrap.dedent("""
 def test_a_killed_process_ends_all_and_nothing_is_half_written(trained, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "comparisons.safetensors").write_text("of an earlier run")
+    assert main(f"compare {trained[1]} --layers fc1 --out {out}".split()) == 0
+    earlier = {path.name: path.read_bytes() for path in out.iterdir()}
     run = torchrun(2, "killed.py", "compare", trained[1], "--out", out, cwd=tmp_path)
     assert (
         run.returncode != 0
@@ -390,9 +390,7 @@ def test_a_killed_process_ends_all_and_nothing_is_half_written(trained, tmp_path
         )
         and "SIGKILL" in run.stderr
     )
-    assert [p.name for p in out.iterdir()] == ["comparisons.safetensors"] and (
-        out / "comparisons.safetensors"
-    ).read_text() == "of an earlier run"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == earlier
 
 
 # Started in a job that is about something else

@@ -391,13 +391,12 @@ def compare_files(args: argparse.Namespace) -> None:
     check_epsilon(simple or 0)
     report = Report(args.epsilon, simple, _writable(args.out))
     networks = open_networks(args.files)
-    crosses = _crosses(_layers(args.layers or ["relu"]))
-    explorer = len(networks) <= 2 and not crosses
+    layers = _layers(args.layers or ["relu"])
+    explorer = len(networks) <= 2 and not _crosses(layers)
     check_folder(report.out, len(networks) > 2, bool(networks), explorer)
     if not networks:
         compare_two_matrices(args, report)
         return
-    layers = _layers(args.layers or ["relu"])
     data = _data_of(next(iter(networks.values())).about, args.data)
     if args.simple is not None and not explorer:
         raise ValueError("--simple is for two networks compared layer by layer: leave it out")
