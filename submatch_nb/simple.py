@@ -122,6 +122,7 @@ def minimal_match(
     epsilon: float | None = None,
     order: ArrayLike | None = None,
     dead: Dead = "exclude",
+    center: bool = False,
 ) -> Match:
     """A v-minimal match: it contains v, and no smaller match inside it does.
 
@@ -141,6 +142,8 @@ def minimal_match(
         network's first; a seed; or a permutation of ``range(n_x + n_y)``.
     dead : {"exclude", "literal"}
         A dead neuron is in no match, or, read literally, in any.
+    center : bool
+        Match neurons less their means, the affine match, instead of the paper's.
 
     Returns
     -------
@@ -160,7 +163,7 @@ def minimal_match(
     Wang et al. 2018, v-minimal match and Algorithm 2,
     doi:10.48550/arXiv.1810.11750
     """
-    sought = inside(X, Y, v, epsilon, dead)
+    sought = inside(X, Y, v, epsilon, dead, center)
     whole = check_order(order, sought.n)
     if sought.dead:
         return as_match(sought.v.cpu(), sought.epsilon, sought.n)
@@ -561,6 +564,7 @@ def minimal_matches(
     limit: int | None = None,
     budget: int | None = 10_000,
     dead: Dead = "exclude",
+    center: bool = False,
 ) -> MinimalMatches:
     """All v-minimal matches of a neuron: the paper's Algorithm 3, done faster.
 
@@ -584,6 +588,8 @@ def minimal_matches(
         dozens of neurons; None for as many as are needed.
     dead : {"exclude", "literal"}
         A dead neuron is in no match, or, read literally, in any.
+    center : bool
+        Match neurons less their means, the affine match, instead of the paper's.
 
     Returns
     -------
@@ -616,7 +622,7 @@ def minimal_matches(
             raise ValueError(
                 f"{called} is {value!r}: a whole number, at least 1, is needed, or None"
             )
-    sought = inside(X, Y, v, epsilon, dead)
+    sought = inside(X, Y, v, epsilon, dead, center)
     neuron = name_neuron(int(sought.v), sought.n)
     if sought.dead:
         alone = as_match(sought.v.cpu(), sought.epsilon, sought.n)

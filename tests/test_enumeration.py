@@ -29,7 +29,7 @@ from submatch_nb import (
 from submatch_nb.engine.enumeration import EXHAUSTIVE, Enumeration, members
 from submatch_nb.engine.search import inside
 from submatch_nb.neurons import digits_layers
-from submatch_nb.reference import algorithm_2, algorithm_3
+from submatch_nb.reference import algorithm_1, algorithm_2, algorithm_3
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 CHUNK = 250  # instances in one test; 40 of them are the ten thousand
@@ -467,6 +467,28 @@ def test_invariances():
         there = (v[0], int(np.argsort(p if v[0] == "x" else q)[v[1]]))
         permuted = minimal_matches(X[:, p], Y[:, q], there, 0.3)
         assert renamed(permuted, moved) == found
+
+
+@pytest.mark.mutate
+def test_centred():
+    "With center=True: what the plain algorithms say of neurons less their means."
+    checked = 0
+    for kind in ("planted_groups", "relu_features", "duplicates", "constant_channels"):
+        X, Y = (Z[:, :6] + np.arange(1, 7) for Z in make(kind, 2))
+        centred = [Z - Z.mean(0) for Z in (X, Y)]
+        for Z in centred:
+            Z[:, np.ptp(Z, axis=0) < 1e-12] = 0  # a constant neuron is dead
+        epsilon = 0.8
+        neurons_in = list(algorithm_1(*centred, epsilon))[::2]
+        checked += len(neurons_in)
+        for v in neurons_in:
+            for first in ((X, Y), (Moments(X, Y),)):
+                given = {"v": v, "epsilon": epsilon, "center": True}
+                assert minimal_match(*first, **given) == algorithm_2(*centred, v, epsilon)
+                found = minimal_matches(*first, **given)
+                assert found.complete
+                assert set(found) == set(minimal_matches(*centred, v, epsilon))
+    assert checked > 5
 
 
 @pytest.mark.mutate

@@ -254,11 +254,16 @@ class Sought(NamedTuple):
 
 
 def inside(
-    X: ArrayLike | Moments, Y: ArrayLike | None, v: Any, epsilon: float | None, dead: Dead
+    X: ArrayLike | Moments,
+    Y: ArrayLike | None,
+    v: Any,
+    epsilon: float | None,
+    dead: Dead,
+    center: bool = False,
 ) -> Sought:
     "Begin a search for one neuron. Raises ValueError where it is in no match."
     check_dead(dead)
-    peel, n, _ = start(X, Y, epsilon)
+    peel, n, _ = start(X, Y, epsilon, center)
     epsilon = check_epsilon(epsilon)
     number = check_neuron(v, n)
     is_dead = number not in peel.ids
