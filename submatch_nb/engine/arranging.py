@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Neuron', 'NEURONS', 'NeuronChoice', 'Neurons', 'LAST', 'FIRST', 'check_kind_of_neuron', 'check_neurons', 'by_axes',
            'Part', 'Arrangement', 'sizes_of', 'Unusable', 'neurons_or_not', 'by_tracking', 'by_convention',
-           'with_neurons', 'checked_axis', 'told_by', 'by_class']
+           'with_neurons', 'checked_axis', 'told_by', 'is_late', 'in_its_order', 'by_class']
 
 # %% ../../nbs/engine/arranging.ipynb #arraimp0
 from collections.abc import Callable, Mapping, Sequence
@@ -171,12 +171,17 @@ def by_tracking(axes: Axes, inputs: Factor) -> Arrangement | Unusable:
     "The arrangement of an output with these axes."
     counting = [axis for axis in axes if role_of(axis) == "inputs"]
     if not counting:
-        return Unusable("no axis of its output counts the inputs of the batch")
+        return Unusable(
+            "no axis of its output counts the inputs: it sees one input at a time, or the data give"
+            " single inputs in place of batches, whose first axis counts them"
+        )
     if len(counting) > 1:
-        return Unusable("two axes of its output count the inputs of the batch")
+        return Unusable("two axes of its output count the inputs")
     factors = [factor for factor in counting[0] if factor.role == "inputs"]
     if any(factor.chosen for factor in factors):
         return Unusable("its rows are a selection of the inputs, made while the network runs")
+    if any(factor.parent for factor in factors):
+        return Unusable("the axis of the inputs is taken apart in it")
     latest = max(newest(axis) for axis in axes)
     parts = tuple(neurons_or_not(axis, latest) for axis in axes)
     places = [f for axis in axes for f in axis if f.role == "positions" and f.origin]
@@ -261,10 +266,31 @@ def told_by(module: nn.Module) -> Neuron | None:
     return None
 
 
+def is_late(module: nn.Module) -> bool:
+    "Does a module take time first, then the inputs?"
+    for part in (module, getattr(module, "self_attn", None)):
+        if isinstance(getattr(part, "batch_first", None), bool):
+            return not part.batch_first  # type: ignore[union-attr]
+    inner = getattr(module, "layers", None)
+    return isinstance(inner, nn.ModuleList) and len(inner) > 0 and is_late(inner[0])
+
+
+def in_its_order(module: nn.Module, found: Arrangement | Unusable) -> Arrangement | Unusable:
+    "The same, unless a module takes the inputs for time."
+    if isinstance(found, Unusable) or len(found.parts) != 3 or not is_late(module):
+        return found
+    if found.parts[0][0].role != "inputs":
+        return found
+    return Unusable(
+        "its batch_first is False, so that it takes the axis that counts the inputs for time: hand"
+        " it (time, inputs, features), as by preprocess=lambda x: x.transpose(0, 1), or set"
+        " batch_first=True"
+    )
+
+
 def by_class(module: nn.Module, shape: Sequence[int], count: int) -> Arrangement | Unusable:
     "The arrangement of an output of this shape of so many inputs, by the class of its module."
-    late = not getattr(module, "batch_first", True) and len(shape) == 3
-    axis = 1 if late else 0
+    axis = 1 if len(shape) == 3 and is_late(module) else 0
     if len(shape) < 2 or shape[axis] != count:
         return Unusable(
             f"its output has shape {tuple(shape)}, and which axis counts the {count} inputs of the"

@@ -66,7 +66,10 @@ def resized(axis: Axis, size: int) -> Axis:
     "An axis of another size that counts the same: a selection, a pooled or a padded one."
     role = role_of(axis)
     origin = next((factor.origin for factor in axis if factor.origin), "")
-    return (Factor(size, role, newest(axis), origin),)
+    made = Factor(size, role, newest(axis), origin)
+    if role == "inputs" and len(axis) > 1:
+        made.chosen = axis  # of inputs and positions: which of them is not known any more
+    return (made,)
 
 
 def product(axis: Axis) -> int:

@@ -29,6 +29,7 @@ from submatch_nb.engine.arranging import (
     by_class,
     by_tracking,
     check_kind_of_neuron,
+    in_its_order,
     with_neurons,
 )
 from .encoders import WatchedEncoder, watched_encoders
@@ -36,7 +37,7 @@ from .feeding import inputs_in
 from .functions import Functions
 from .masks import Mask, fitting
 from .names import glob, modules_of, read_layers, split_call, unwrapped
-from .operations import LOST
+from .operations import LOST, has_axes
 from .outputs import first_tensor, plain, unusable
 from .positions import Grid
 from .tracking import Tracker
@@ -108,10 +109,10 @@ class Outputs(dict[str, Tensor]):
         have = ", ".join(self) or "none, run the model first"
         raise KeyError(f"layer {name!r} has not run; these have: {have}")
 
-    def restart(self, given: dict[str, Any]) -> None:
-        "Forget everything; the model is called with this."
+    def restart(self, given: dict[str, Any], count: int) -> None:
+        "Forget everything; the model is called with this, of so many inputs."
         self.given = given
-        self.count = inputs_in(given)
+        self.count = count
         self.masks = []
         self.clear()
         self.neurons.clear()
@@ -178,6 +179,8 @@ class Watcher:
         self.calls: Counter[str] = Counter()  # of each layer in this pass
         self.arrangements: dict[str, Arrangement | Unusable] = {}  # of the passes before
         self.tracker: Tracker | None = None
+        self.before: Tracker | None = None  # that is on, as a batch is made for this model
+        self.counting: tuple[str, int] | None = None  # whose axis counts the inputs
         self.running = ExitStack()
         self.depth = 0  # a model may call itself
         self.watching = False
@@ -191,16 +194,27 @@ class Watcher:
         if self.depth > 1:
             return
         given = named_arguments(module, args, kwargs)
-        self.outputs.restart(given)
+        count = self.count(given)
+        self.outputs.restart(given, count)
         self.calls.clear()
         if self.every:
             self.arrangements.clear()
         if not self.arrangements:
-            self.tracker = self.running.enter_context(Tracker())
-            self.tracker.begin(given, self.outputs.count)
+            self.tracker = self.before or self.running.enter_context(Tracker())
+            self.tracker.begin(given, count)
+            self.counting = self.tracker.counting
+            self.outputs.count = self.count(given)
         if self.functions is not None:
             self.functions.running.clear()
             self.running.enter_context(self.functions)
+
+    def count(self, given: Mapping[str, Any]) -> int:
+        "How many inputs the model is called with."
+        name, axis = self.counting or ("", 0)
+        fed = given.get(name)
+        if isinstance(fed, Tensor) and has_axes(fed) and axis < fed.ndim:
+            return fed.shape[axis]
+        return inputs_in(given)
 
     def end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         "A pass ends, or breaks off."
@@ -279,7 +293,7 @@ class Watcher:
         axes = self.tracker.axes(tensor) if self.tracker else LOST
         if axes is LOST or self.tracker is None:
             return by_class(module, tensor.shape, self.outputs.count)
-        return by_tracking(axes, self.tracker.inputs)
+        return in_its_order(module, by_tracking(axes, self.tracker.inputs))
 
     def hooks(self) -> Iterator[RemovableHandle]:
         "Hang the hooks on, one by one."

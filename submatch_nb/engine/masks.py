@@ -73,10 +73,9 @@ def by_name(entries: Mapping[str, Any], name: str) -> Tensor:
 
 def as_mask(value: Any, name: str) -> Tensor:
     "A mask as bool; what is not 0 counts. Raises ValueError for a single number."
-    found = tensor_of(value, name)
-    if found.ndim == 0:
+    if np.ndim(value) == 0:
         raise ValueError(f"{name} is a single number, not a mask (inputs, positions)")
-    return found != 0
+    return tensor_of(value, name) != 0
 
 
 def partners_of(name: str, counts: Tensor, entries: Mapping[str, Any]) -> frozenset[str]:

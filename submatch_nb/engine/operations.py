@@ -225,7 +225,8 @@ def convolved(call: Call, out: Tensor) -> Known:
     channels = call.neurons(out.shape[1])
     held = [factor for factor in axes[1] if factor.role == "inputs"]
     count = product(tuple(held))
-    if held and out.shape[1] % count == 0:  # weights of their own for each input, by groups
+    grouped = call.given.get("groups", 1) % max(count, 1) == 0
+    if held and grouped and out.shape[1] % count == 0:  # each input has weights of its own
         channels = (*held, *call.neurons(out.shape[1] // count))
     return (axes[0], channels, *alike(axes[2:], out.shape[2:]))
 

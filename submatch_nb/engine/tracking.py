@@ -14,7 +14,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .axes import Axes, Factor, inserted, replaced, resized
+from submatch_nb.engine.axes import (
+    Axes,
+    Axis,
+    Factor,
+    inserted,
+    replaced,
+    resized,
+    role_of,
+    without,
+)
 from submatch_nb.engine.operations import (
     CONSTANT,
     LOST,
@@ -109,29 +118,37 @@ class Tracker(TorchDispatchMode):
         self.ledger = Ledger()
         self.inputs = Factor(0, "inputs")
         self.number = 0  # of the operation
-        self.listed = False  # is the batch a list of single inputs?
+        self.counting: tuple[str, int] | None = None  # an entry, and which of its axes is inputs
         self.windows: dict[tuple[int, Key], Window] = {}
 
     def begin(self, entries: Mapping[str, Any], count: int) -> None:
-        "The batch is fed: its entries by name, and the number of inputs."
-        self.inputs = Factor(count, "inputs")
+        """A batch by its entries, with so many inputs; or what was made of it, and is fed."""
+        if not self.inputs.size:
+            self.inputs = Factor(count, "inputs")
+        self.counting = None
         for name, value in entries.items():
             tensors = list(tensors_of(value))
             packed = isinstance(value, PackedSequence)
             several = isinstance(value, (list, tuple)) and len(tensors) == count and not packed
-            self.listed |= several
             for tensor in tensors:
                 axes = LOST if packed else self.of_entry(name, tensor, several)
                 self.ledger.put(tensor, axes)
 
     def of_entry(self, name: str, tensor: Tensor, single: bool) -> Known:
-        "The axes of a tensor that is fed: its first one counts the inputs."
+        """The axes of an entry: one counts the inputs, the first, or that which did before."""
         if not has_axes(tensor):
             return LOST
         axes: Axes = tuple((Factor(size, origin=name),) for size in tensor.shape)
-        if not single and axes and tensor.shape[0] == self.inputs.size:
-            axes = replaced(axes, 0, (self.inputs,))
-        return axes
+        before = self.ledger.axes(tensor) if self.ledger.depends(tensor) else LOST
+        held = [place for place, axis in enumerate(before or ()) if self.inputs in axis]
+        if not held and not single and axes and tensor.shape[0] == self.inputs.size:
+            held = [0]
+        if len(held) != 1:
+            return before or axes
+        axis = before[held[0]] if before else (self.inputs,)
+        if axis == (self.inputs,) and self.counting is None:
+            self.counting = name, held[0]
+        return replaced(axes, held[0], axis)
 
     def axes(self, tensor: Tensor) -> Known:
         "The axes of a tensor; None where they are not known."
@@ -172,7 +189,11 @@ class Tracker(TorchDispatchMode):
         rule = rule_for(func)
         for tensor in outputs:
             axes = believed(rule, call, tensor)
-            self.note(tensor, self.first_axis(name, axes, tensor))
+            if name == "stack" and axes is not LOST:
+                dim = given["dim"] % tensor.ndim
+                new = self.of_new_axis(without(axes, dim), len(data))
+                axes = replaced(axes, dim, new if len(data) == tensor.shape[dim] else axes[dim])
+            self.note(tensor, axes)
 
     def constants(self, name: str, given: Mapping[str, Any], outputs: Sequence[Tensor]) -> None:
         "Outputs that do not depend on the batch; a part of a constant is kept in mind as such."
@@ -197,16 +218,14 @@ class Tracker(TorchDispatchMode):
             _, key, dim, gone = self.windows.pop((memory, key))
             size = key[1][dim]
             if gone:
-                new = self.listed and size == self.inputs.size
-                axes = inserted(axes, dim, (self.inputs,) if new else (Factor(size),))
+                axes = inserted(axes, dim, self.of_new_axis(axes, size))
             else:
                 axes = replaced(axes, dim, resized(axes[dim], size))
             views = self.ledger.views(tensor)
             if views is not None:
                 views[key] = axes
 
-    def first_axis(self, name: str, axes: Known, tensor: Tensor) -> Known:
-        "Single inputs that are stacked are the inputs."
-        if name != "stack" or not self.listed or not axes or len(tensor) != self.inputs.size:
-            return axes
-        return replaced(axes, 0, (self.inputs,))
+    def of_new_axis(self, axes: Axes, size: int) -> Axis:
+        "What an axis counts along which single inputs, or something else, are put together."
+        alone = not any(role_of(axis) == "inputs" for axis in axes)
+        return (self.inputs,) if alone and size == self.inputs.size else (Factor(size),)

@@ -1,0 +1,901 @@
+"""What users bring: data in all its forms, outputs of every kind, weights anywhere, state.
+
+A batch is run once; what cannot be compared is refused by name, alike everywhere.
+"""
+
+import warnings
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from submatch_nb import compare_activations, maximum_match
+from submatch_nb.engine import room
+from submatch_nb.engine.feeding import Place, inputs_in
+from submatch_nb.engine.inputs import SubmatchWarning, tensor_of
+from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.names import glob
+from submatch_nb.layers import batches, capture, collect, collect_all, evaluating, feed, layer_names
+
+PLAIN = {"progress": False, "null": 0, "groups": 0}
+X = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+
+
+def pair(make):
+    "Two networks that a function makes, from two seeds."
+    nets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        nets.append(make())
+    return nets
+
+
+def perceptron():
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU())
+
+
+def expected(nets, x=X):
+    with evaluating(*nets):
+        return Moments(*(net(x).flatten(0, -2) for net in nets))
+
+
+def assert_same(layer, moments):
+    assert layer.count == moments.count
+    scale = float(moments.gram.abs().max())
+    torch.testing.assert_close(layer.gram, moments.gram, rtol=1e-4, atol=1e-5 * scale)
+
+
+# data
+
+
+class Duck:
+    "Has the methods of a map-style data set, and nothing of its class."
+
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, k):
+        return X[k], k % 3
+
+
+class Talking(Duck):
+    "One that can be iterated over, too: its items are single inputs."
+
+    def __iter__(self):
+        return (self[k] for k in range(len(self)))
+
+
+class Records(Talking):
+    "Its items are dicts of Python lists, as a library of texts has them."
+
+    def __getitem__(self, k):
+        return {"input": X[k].tolist(), "label": k}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(X)
+
+
+def read_only():
+    array = X.numpy().copy()
+    array.flags.writeable = False
+    return array
+
+
+DATA = {
+    "duck": Duck(),
+    "duck that is iterable": Talking(),
+    "records of lists": Records(),
+    "stream": Stream(),
+    "records": [{"input": row.tolist()} for row in X],
+    "frame": pd.DataFrame(X.numpy()),
+    "frame that allows for missing values": pd.DataFrame(X.numpy()).convert_dtypes(),
+    "lists": X.tolist(),
+    "big-endian": X.numpy().astype(">f4"),
+    "reversed": X.numpy()[::-1].copy()[::-1],
+    "every second row": np.repeat(X.numpy(), 2, 0)[::2],
+    "long double": X.numpy().astype(np.longdouble),
+    "nothing masked": np.ma.masked_array(X.numpy()),
+    "read only": read_only(),
+    "a scalar first": [{"t": torch.tensor(1.0), "n": 3, "input": part} for part in X.split(9)],
+    "tuple of batches": X.split(11),
+    "with labels": TensorDataset(X, torch.arange(40)),
+    "column-major": np.asfortranarray(X.numpy()),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_as_people_have_it(name):
+    nets = pair(perceptron)
+    for null in (0, 1):
+        found = collect(*nets, DATA[name], progress=False, null=null, batch_size=7)["1"]
+        assert_same(found, expected(nets))
+
+
+def test_lists_keep_their_digits():
+    values = (1 + 1e-12 * np.arange(24).reshape(12, 2)).tolist()
+    assert tensor_of(values, "X").dtype == torch.float64
+    exact = compare_activations(values, np.array(values), progress=False)
+    assert exact.profiles["a ~ b"].x.max() == 0
+    (batch,) = batches(values, 20)
+    assert batch.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "data, error, match",
+    [
+        (np.ma.masked_less(X.numpy(), -1), ValueError, "data has masked values"),
+        (scipy.sparse.csr_array(X.numpy()), TypeError, r"data is a sparse array: .*toarray"),
+        (X.to_sparse(), TypeError, r"data is a sparse tensor: .*to_dense"),
+        (np.array([["a", "b"]]), TypeError, "data holds <U1, not numbers"),
+        ({"input": X}, TypeError, "not dict"),
+        ("text", TypeError, "not str"),
+        ([Image.new("L", (3, 4))] * 3, TypeError, "a batch holds Image, which no network takes"),
+        (["a text", "another"], TypeError, "a batch holds str, which no network takes"),
+        ([{"input": [1.0, 2.0]}, {"input": [1.0]}], ValueError, "cannot be put together"),
+        ([{"input": [[1.0, 2.0], [1.0]]}], ValueError, "different lengths: pad them"),
+        (list(X), ValueError, "single inputs in place of batches"),
+    ],
+)
+def test_data_that_cannot_be_used(data, error, match):
+    with pytest.raises(error, match=match):
+        collect(*pair(perceptron), data, **PLAIN)
+
+
+def test_a_data_set_of_images_without_a_transform():
+    class Pictures(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, k):
+            return Image.new("L", (3, 4), k), k
+
+    nets = pair(perceptron)
+    with pytest.raises(ValueError, match="cannot be put together.*tensors of one size"):
+        collect(*nets, Pictures(), **PLAIN)
+    pictures = [picture for picture, _ in (Pictures()[k] for k in range(4))]
+
+    def read(pictures):
+        return torch.stack([torch.tensor(np.array(p)).flatten().float() for p in pictures])
+
+    found = collect(*nets, pictures, preprocess=read, batch_size=3, **PLAIN)["1"]
+    assert_same(found, expected(nets, read(pictures)))
+
+
+class Two(nn.Module):
+    "Needs two inputs."
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.relu = nn.Linear(12, 8), nn.Linear(5, 8), nn.ReLU()
+
+    def forward(self, left, right, scale=None):
+        return self.relu(self.left(left) + self.right(right))
+
+
+def test_several_inputs():
+    nets, right = pair(Two), torch.randn(40, 5)
+    with evaluating(*nets):
+        moments = Moments(*(net(X, right) for net in nets))
+    labels = torch.arange(40)
+    for data in (
+        TensorDataset(X, right, labels),
+        [{"left": X, "right": right, "labels": labels}],
+        [(X[:30], right[:30]), [X[30:], right[30:]]],
+    ):
+        assert_same(collect(*nets, data, **PLAIN)["relu"], moments)
+    with pytest.raises(TypeError, match="Two takes 2 inputs, and a batch holds 1"):
+        collect(*nets, TensorDataset(X), **PLAIN)
+
+
+class Detector(nn.Module):
+    "Takes a list of images of their own sizes."
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Linear(6, 4)
+
+    def forward(self, images, targets=None):
+        batch = images[0].new_zeros(len(images), 3, 9, 9)
+        for k, image in enumerate(images):
+            batch[k, :, : image.shape[1], : image.shape[2]].copy_(image)
+        return self.head(self.relu(self.conv(batch)).mean((2, 3)))
+
+
+def test_lists_of_images():
+    images = [torch.rand(3, 5 + k % 4, 6) for k in range(12)]
+    nets = pair(Detector)
+    assert inputs_in((images, None)) == inputs_in({"images": images}) == 12
+    with evaluating(*nets):
+        moments = Moments(*(net(images) for net in nets))
+    for data in ([(images[:5], None), (images[5:], None)], [{"images": images}]):
+        found = collect(*nets, data, ["conv", "relu", "head"], progress=False)
+        assert_same(found["head"], moments)
+        assert found["relu"].count == 12 * 49 and found.neurons["relu"] == "channel"
+
+
+# outputs
+
+
+def made(function):
+    "A module that puts out what a function makes of its input."
+
+    class Made(nn.Module):
+        def forward(self, y):
+            return function(y)
+
+    def net():
+        return Around(Made())
+
+    return net
+
+
+class Around(nn.Module):
+    "Runs a module on the side."
+
+    def __init__(self, inner):
+        super().__init__()
+        self.fc, self.inner, self.head = nn.Linear(12, 12), inner, nn.Linear(12, 4)
+
+    def forward(self, x):
+        hidden = self.fc(x)
+        self.inner(hidden)
+        return self.head(hidden)
+
+
+def ragged(y):
+    return [row[None].expand(k % 3 + 1, -1) for k, row in enumerate(y)]
+
+
+def packed(y):
+    lengths = torch.arange(len(y)) % 3 + 1
+    return pack_padded_sequence(y.view(-1, 3, 4), lengths, batch_first=True, enforce_sorted=False)
+
+
+USED = {
+    "quantised": (lambda y: torch.quantize_per_tensor(y, 0.01, 0, torch.qint32), 40, 12),
+    "bool": (lambda y: y > 0, 40, 12),
+    "integer": (lambda y: (9 * y).int(), 40, 12),
+    "float8": (lambda y: y.to(torch.float8_e4m3fn), 40, 12),
+    "half": (lambda y: y.half(), 40, 12),
+    "of MKL-DNN": (lambda y: y.to_mkldnn(), 40, 12),
+    "a loss before it": (lambda y: (y.mean(), y), 40, 12),
+    "None before it": (lambda y: {"a": None, "b": y}, 40, 12),
+    "tuples in tuples": (lambda y: ((y, 1), "text"), 40, 12),
+    "nested": (lambda y: torch.nested.nested_tensor(ragged(y)), 79, 12),
+    "jagged": (lambda y: torch.nested.nested_tensor(ragged(y), layout=torch.jagged), 79, 12),
+    "packed": (packed, 79, 4),
+}
+
+
+@pytest.mark.parametrize("name", USED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_outputs_that_are_used(name):
+    function, count, neurons = USED[name]
+    nets = pair(made(function))
+    found = collect(*nets, X, ["inner"], **PLAIN)["inner"]
+    assert (found.count, found.n_x) == (count, neurons)
+    hidden = nets[0].fc(X).detach()
+    if count == 40:
+        torch.testing.assert_close(
+            found.gram[:12, :12],
+            (h := (hidden > 0 if name == "bool" else hidden).double()).T @ h
+            if name != "integer"
+            else (h := (9 * hidden).int().double()).T @ h,
+            rtol=0.1,
+            atol=2.0,
+        )
+    else:
+        rows = torch.cat(ragged(hidden)) if neurons == 12 else packed(hidden).data
+        torch.testing.assert_close(
+            found.square[:neurons], rows.double().square().sum(0), rtol=1e-4, atol=1e-4
+        )
+    assert "inner" in collect(*nets, X, "all", **PLAIN)
+
+
+REFUSED = {
+    "complex": (torch.fft.fft, TypeError, "complex numbers"),
+    "sparse": (lambda y: y.to_sparse(), TypeError, "a sparse tensor"),
+    "scalar": (lambda y: y.mean(), ValueError, "a single number"),
+    "None": (lambda y: None, TypeError, "puts out NoneType, not a tensor"),
+    "text": (lambda y: "text", TypeError, "puts out str, not a tensor"),
+    "meta": (lambda y: y.to("meta"), ValueError, "on the meta device"),
+    "one number each": (lambda y: y.mean(1), ValueError, "one number for each input"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_outputs_that_are_refused_or_left_out(name):
+    "Refused where they are asked for by name; left out, and said so once, under a kind."
+    function, error, match = REFUSED[name]
+    nets = pair(made(function))
+    with pytest.raises(error, match=f"layer 'inner'.*{match}"):
+        collect(*nets, X, ["inner"], **PLAIN)
+    for layers in ("all", ["*"]):
+        with pytest.warns(SubmatchWarning, match=f"not compared: 'inner', since .*{match}") as seen:
+            found = collect(*nets, X, layers, batch_size=9, **PLAIN)
+        assert list(found) == ["fc", "head"] and len(seen) == 2
+
+
+def test_a_function_makes_neurons_of_any_output():
+    nets = pair(made(torch.fft.fft))
+    found = collect(
+        *nets, X, ["inner"], neurons={"inner": lambda z: torch.cat([z.real, z.imag], 1)}, **PLAIN
+    )
+    with evaluating(*nets):
+        Z = [torch.fft.fft(net.fc(X)) for net in nets]
+    assert_same(found["inner"], Moments(*(torch.cat([z.real, z.imag], 1) for z in Z)))
+    with pytest.raises(ZeroDivisionError) as caught:
+        collect(*nets, X, ["inner"], neurons={"inner": lambda z: 1 / 0}, **PLAIN)
+    assert "layer 'inner'" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    "make, error, match",
+    [
+        (lambda Z: Z + 0j, (TypeError, ValueError), "real numbers"),
+        (lambda Z: torch.tensor(Z).to_sparse(), (TypeError, ValueError), "sparse"),
+        (lambda Z: scipy.sparse.csr_array(Z), (TypeError, ValueError), "sparse"),
+        (lambda Z: np.ma.masked_less(Z, 0), ValueError, "masked"),
+        (lambda Z: 3.0, (TypeError, ValueError), "not an array"),
+    ],
+)
+def test_activations_in_memory_are_refused_alike(make, error, match):
+    Z = np.random.default_rng(0).normal(size=(30, 4))
+    for function in (
+        lambda a, b: compare_activations(a, b, progress=False),
+        lambda a, b: maximum_match(a, b, epsilon=0.3),
+    ):
+        with pytest.raises(error, match=match):
+            function(make(Z), Z)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda Z: torch.quantize_per_tensor(torch.tensor(Z).float(), 1e-6, 0, torch.qint32),
+        lambda Z: torch.nested.nested_tensor([torch.tensor(Z[:9]), torch.tensor(Z[9:])]),
+        lambda Z: pd.DataFrame(Z),
+        lambda Z: Z.tolist(),
+        lambda Z: Z.astype(">f8"),
+        lambda Z: np.asfortranarray(Z)[::-1][::-1],
+        lambda Z: Z.astype(np.longdouble),
+    ],
+)
+def test_activations_in_memory_are_used_alike(make):
+    rng = np.random.default_rng(0)
+    A, B = rng.normal(size=(60, 4)), rng.normal(size=(60, 3))
+    match = maximum_match(A, B, epsilon=0.98)
+    found = maximum_match(make(A), B, epsilon=0.98)
+    assert list(found.x) == list(match.x) and list(found.y) == list(match.y)
+    profile = compare_activations(make(A), B, progress=False).profiles["a ~ b"]
+    np.testing.assert_allclose(
+        profile.x, compare_activations(A, B, progress=False).profiles["a ~ b"].x, atol=1e-5
+    )
+
+
+# nested tensors of PyTorch's own encoders
+
+
+class Encoder(nn.Module):
+    def __init__(self, norm=True):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(12) if norm else None)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x, padding):
+        return self.head(self.encoder(x, src_key_padding_mask=padding))
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("left", [True, False], ids=["right padded", "left padded"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_encoders_with_a_padding_mask(norm, left):
+    nets = pair(lambda: Encoder(norm))
+    x = torch.randn(30, 7, 12)
+    padding = torch.arange(7) >= torch.arange(30)[:, None] % 7 + 1
+    padding = padding if left else padding.flip(1)
+    data = [{"x": x[:16], "padding": padding[:16]}, {"x": x[16:], "padding": padding[16:]}]
+    with evaluating(*nets):
+        moments = Moments(*(net(x, padding).flatten(0, 1) for net in nets))
+    inside = ["encoder.layers.0", "encoder.layers.1.linear1", "encoder.layers.1:relu"]
+    found = collect(*nets, data, ["head"], **PLAIN)
+    assert_same(found["head"], moments)
+    found = collect(*nets, data, [*inside, "encoder", "head"], **PLAIN)
+    assert_same(found["head"], moments)
+    real = int((~padding).sum())
+    assert [found[layer].count for layer in inside] == [real] * 3
+    assert found["encoder"].count == 30 * 7
+    assert all(net.encoder.use_nested_tensor for net in nets)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_layers_that_are_given_nested_tensors():
+    layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True).eval()
+    rows = [torch.randn(n, 12) for n in (3, 5, 1)]
+
+    class Nests(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(torch.nested.nested_tensor(rows))
+
+    model = Nests().eval()
+    with torch.no_grad():
+        alone = model(X[:3]).unbind()
+        with capture(model, ["layer", "layer.linear1"]) as outputs:
+            watched = model(X[:3]).unbind()
+    for one, other in zip(alone, watched, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert outputs.counted["layer"].sum(1).tolist() == [3, 5, 1]
+    torch.testing.assert_close(outputs["layer"][1], alone[1], rtol=1e-4, atol=1e-5)
+
+
+# a batch is run once
+
+
+class Stateful(nn.Module):
+    "A running state, and an activation that may overwrite what comes before it."
+
+    def __init__(self, inplace=True):
+        super().__init__()
+        self.fc, self.act, self.out = nn.Linear(12, 6), nn.ReLU(inplace), nn.Identity()
+        self.register_buffer("state", torch.zeros(6))
+        self.runs = 0
+
+    def forward(self, x):
+        self.runs += 1
+        rectified = self.act(self.fc(x))
+        self.state = 0.5 * self.state + rectified.mean(0)
+        return self.out(rectified + self.state)
+
+
+class Cached(nn.Module):
+    "Keeps what it has seen, as a cache of keys does."
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.out, self.seen = nn.Linear(12, 6), nn.Identity(), []
+
+    def forward(self, x):
+        self.seen.append(self.fc(x).mean(0))
+        return self.out(self.fc(x) * len(self.seen))
+
+
+class Spiking(nn.Module):
+    "A membrane that leaks and fires, in place."
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.out = nn.Linear(12, 6), nn.Identity()
+        self.register_buffer("membrane", torch.zeros(6))
+
+    def forward(self, x):
+        current = self.fc(x)
+        self.membrane.mul_(0.9).add_(current.mean(0))
+        return self.out(current.add_(self.membrane).clamp_(min=0))
+
+
+@pytest.mark.parametrize("make", [Stateful, Cached, Spiking])
+@pytest.mark.parametrize("layers", [["fc", "out"], "all"])
+def test_models_with_a_state_give_the_numbers_they_give_alone(make, layers):
+    nets = pair(make)
+    alone = [deepcopy(net).eval() for net in nets]
+    with torch.no_grad():
+        outputs = [torch.cat([net(part) for part in X.split(7)]) for net in alone]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        found = collect(*nets, X.split(7), layers, progress=False)
+    assert_same(found["out"], Moments(*outputs))
+    with torch.no_grad():
+        fc = Moments(*(net.fc(X) for net in nets))
+    assert_same(found["fc"], fc)
+    if make is Stateful:
+        assert [net.runs for net in nets] == [6, 6]
+        torch.testing.assert_close(nets[0].state, alone[0].state)
+
+
+def test_one_model_that_stands_for_two_networks_runs_once():
+    (net,) = pair(Stateful)[:1]
+    with pytest.warns(SubmatchWarning, match="one and the same"):
+        collect(net, net, X.split(7), [("fc", "out")], progress=False)
+    assert net.runs == 6
+
+
+def test_networks_that_share_a_part():
+    "What one calls is no call of the other."
+    body = nn.Linear(12, 8)
+    nets = [nn.Sequential(body, nn.ReLU(), nn.Linear(8, 3)) for _ in "ab"]
+    found = collect(*nets, X.split(7), ["0", "2"], **PLAIN)
+    assert_same(found["2"], expected(nets))
+    assert found["0"].count == 40 and not body._forward_hooks
+
+
+# calls that vary
+
+
+class Exits(nn.Module):
+    "Leaves early where its input is small."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        return self.head(hidden if x.mean() < 0 else self.second(hidden))
+
+
+class Experts(nn.Module):
+    "Sends each input to one of three experts."
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.head = nn.Linear(12, 3), nn.Linear(8, 2)
+        self.experts = nn.ModuleList(nn.Linear(12, 8) for _ in range(3))
+
+    def forward(self, x):
+        chosen = self.gate(x).argmax(1)
+        out = x.new_zeros(len(x), 8)
+        for k, expert in enumerate(self.experts):
+            (rows,) = (chosen == k).nonzero(as_tuple=True)
+            if len(rows):
+                out[rows] = expert(x[rows])
+        return self.head(out)
+
+
+class Unrolled(nn.Module):
+    "Calls its cell once for each token."
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(12, 6)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 6)
+        for token in x.unbind(1):
+            state = self.cell(token, state)
+        return state
+
+
+SMALL, LARGE = -X.abs(), X.abs()
+
+
+@pytest.mark.parametrize(
+    "make, data, layers, match",
+    [
+        (Exits, [LARGE, SMALL], ["second"], "batch 1: layer 'second' ran 0 times, and 1 times"),
+        (Exits, [SMALL, LARGE], "linear", "batch 1: layer 'second' ran 1 times, and 0 times"),
+        (
+            Unrolled,
+            [X[:, None].expand(-1, n, -1) for n in (4, 3)],
+            "all",
+            "3 times, and 4 times.*leave it out.*'cell:0'",
+        ),
+        (Experts, X.split(2), "linear", "layer 'experts..' ran . times, and . times"),
+    ],
+)
+def test_calls_that_vary_are_a_sentence(make, data, layers, match):
+    nets = pair(make)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        with pytest.raises(ValueError, match=f"the (first|second) network, .*{match}"):
+            collect(*nets, data, layers, **PLAIN)
+
+
+def test_and_there_is_a_way_out():
+    nets = pair(Exits)
+    found = collect(*nets, [LARGE, SMALL], ["first", "head"], **PLAIN)
+    assert found["head"].count == 80
+    nets = pair(Unrolled)
+    data = [X[:, None].expand(-1, n, -1) for n in (4, 3)]
+    assert list(collect(*nets, data, ["cell:0", "cell:2"], **PLAIN)) == ["cell:0", "cell:2"]
+    nets = pair(Experts)
+    with evaluating(*nets):
+        moments = Moments(*(net(X) for net in nets))
+    assert_same(collect(*nets, X.split(2), ["gate", "head"], **PLAIN)["head"], moments)
+    with pytest.raises(ValueError, match="'experts.*a selection of the inputs"):
+        collect(*nets, X, ["experts.0", "experts.1", "experts.2"], **PLAIN)
+
+
+# weights anywhere
+
+
+class Mixed(nn.Module):
+    "Its head comes first among its parameters and last in the pass, in another precision."
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+        self.body = nn.Linear(12, 8).double()
+
+    def forward(self, x):
+        return self.head(self.body(x).float())
+
+
+class Offloaded(nn.Module):
+    "Weights on the meta device, which a hook brings when they are needed, as accelerate's does."
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(12, 8)
+        kept = {name: tensor.clone() for name, tensor in self.body.state_dict().items()}
+        self.body.to_empty(device="meta")
+        self.body._hf_hook = type("Hook", (), {"execution_device": torch.device("cpu")})()
+        self.body.forward = lambda x: nn.functional.linear(x, kept["weight"], kept["bias"])
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Weightless(nn.Module):
+    "No weights at all: numbers keep their precision."
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        return self.out(torch.cat([x, x.square()], 1))
+
+
+def test_inputs_go_where_the_model_takes_them():
+    for data in (X, X.double().numpy(), X.half()):
+        nets = pair(Mixed)
+        assert collect(*nets, data, ["body", "head"], **PLAIN)["head"].count == 40
+    assert Place(Mixed()).mixed and not Place(perceptron()).mixed
+    assert_same(
+        collect(*(nets := pair(Offloaded)), X, ["body"], **PLAIN)["body"],
+        Moments(*(net.body(X).detach() for net in nets)),
+    )
+    with torch.no_grad():
+        assert feed(Weightless(), X.double()).dtype == torch.float64
+        assert feed(perceptron().bfloat16(), X.double()).dtype == torch.bfloat16
+
+
+def test_weights_on_the_meta_device():
+    with pytest.raises(ValueError, match="weights of Sequential are on the meta device"):
+        collect(perceptron().to("meta"), perceptron(), X, **PLAIN)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_integers_for_a_network_that_computes(dtype):
+    with pytest.raises(TypeError, match=f"a batch holds {dtype}.*computes with.*preprocess="):
+        collect(*pair(perceptron), X.abs().to(dtype), **PLAIN)
+
+
+# layers
+
+
+def test_patterns_stay_between_two_dots():
+    fits = {
+        "*.relu": ["layer1.relu"],
+        "**.relu": ["relu", "layer1.relu", "layer1.0.relu"],
+        "layer1.**": ["layer1.relu", "layer1.0.relu"],
+        "layer?.*": ["layer1.relu"],
+        "layer[12].relu": ["layer1.relu"],
+        "layer[!1].relu": [],
+        "**": ["relu", "layer1.relu", "layer1.0.relu"],
+    }
+    names = ["relu", "layer1.relu", "layer1.0.relu"]
+    for pattern, expected_names in fits.items():
+        assert [name for name in names if glob(pattern).fullmatch(name)] == expected_names
+    net = nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    with pytest.raises(KeyError, match=r"stays between two dots: did you mean '\*\*1'"):
+        layer_names(net, "*1")
+
+
+def test_layers_that_are_no_names():
+    net = perceptron()
+    for layers, match in (
+        (net[0], "not by the module itself"),
+        ([net[0]], "not by the module itself"),
+        ([(net[0], net[1])], "not by the module itself"),
+        (3, "not 3: say '3'"),
+        ([1], "not 1: say '1'"),
+        (None, "not None"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            collect(net, perceptron(), X, layers, **PLAIN)
+
+
+class Residual(nn.Module):
+    def __init__(self, width=12):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return nn.functional.relu(x + self.fc2(torch.relu(self.fc1(x))))
+
+
+class Stage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Residual() for _ in range(2))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block1, self.block2, self.head = Residual(), Residual(), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(self.block2(self.block1(x)))
+
+
+def test_blocks():
+    stem = nn.Sequential(nn.Linear(12, 12), nn.ReLU())
+    plain = nn.Sequential(*(nn.Sequential(nn.Linear(12, 12), nn.ReLU()) for _ in range(3)))
+    for net, blocks in (
+        (nn.Sequential(stem, Residual(), Residual(), nn.Linear(12, 3)), ["1", "2"]),
+        (
+            nn.Sequential(stem, nn.Sequential(Stage(), Stage())),
+            [f"1.{s}.blocks.{b}" for s in (0, 1) for b in (0, 1)],
+        ),
+        (Named(), ["block1", "block2"]),
+        (plain, ["0", "1", "2"]),
+    ):
+        assert layer_names(net, "block") == blocks
+    with pytest.raises(KeyError, match="no module of kind 'block'"):
+        layer_names(perceptron(), "block")
+
+
+def test_functional_activations_have_names():
+    nets = pair(Named)
+    found = collect(*nets, X, **PLAIN)
+    assert list(found) == ["block1:relu", "block1:relu:1", "block2:relu", "block2:relu:1"]
+    with evaluating(*nets):
+        hidden = [torch.relu(net.block1.fc1(X)) for net in nets]
+        outputs = [net.block1(X) for net in nets]
+    assert_same(found["block1:relu"], Moments(*hidden))
+    assert_same(found["block1:relu:1"], Moments(*outputs))
+    for layers, names in (
+        (["block2:relu:1"], ["block2:relu:1"]),
+        (["block*:relu"], list(found)),
+        (["block1:relu", "head"], ["block1:relu", "block1:relu:1", "head"]),
+        ([("block1:relu:0", "block2:relu:1")], ["block1:relu:0 ~ block2:relu:1"]),
+    ):
+        assert list(collect(*nets, X, layers, **PLAIN)) == names
+    with capture(nets[0].eval(), "relu") as outputs_of, torch.no_grad():
+        nets[0](X)
+    assert torch.equal(outputs_of["block1:relu:1"], outputs[0])
+    with pytest.raises(ValueError, match="'head:relu' did not run"):
+        collect(*nets, X, ["head:relu"], **PLAIN)
+    with pytest.raises(KeyError, match="no module of kind 'relu' in Linear"):
+        collect(nn.Linear(12, 3), nn.Linear(12, 3), X, **PLAIN)
+
+
+def test_kinds_are_named_for_what_they_are():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.tanh, self.gelu = nn.Linear(12, 8), nn.Tanh(), nn.GELU()
+            self.rnn = nn.RNN(8, 8, nonlinearity="relu", batch_first=True)
+
+        def forward(self, x):
+            hidden = self.gelu(self.tanh(self.fc(x)))
+            hidden = self.rnn(hidden[:, None])[0][:, 0]
+            return torch.sigmoid(nn.functional.selu(hidden))
+
+    nets = pair(Net)
+    assert list(collect(*nets, X, "relu", **PLAIN)) == ["gelu", ":selu"]
+    assert list(collect(*nets, X, "activation", **PLAIN)) == ["tanh", "gelu", ":selu", ":sigmoid"]
+
+
+def test_layers_in_the_order_in_which_they_ran():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.third, self.second, self.first = (nn.Linear(12, 12) for _ in range(3))
+
+        def forward(self, x):
+            return self.third(self.second(self.first(x)))
+
+    nets = pair(Backwards)
+    order = ["first", "second", "third"]
+    for layers in ("linear", ["third", "first", "second"], ["t*", "*"], ["**"]):
+        assert list(collect(*nets, X, layers, **PLAIN)) == order
+    crossed = collect(*nets, X, ["third", "first"], cross=True, **PLAIN)
+    assert list(crossed) == ["first", "first ~ third", "third ~ first", "third"]
+    several = collect_all(pair(Backwards) + nets[:1], X, ["second", "first"], **PLAIN)
+    assert all(list(found) == ["first", "second"] for found in several.values())
+
+
+def test_a_part_that_is_wrapped_has_its_own_name():
+    plain = nn.Sequential(nn.Sequential(nn.Linear(12, 8), nn.ReLU()), nn.Linear(8, 3))
+    wrapped = nn.Sequential(nn.DataParallel(deepcopy(plain[0])), deepcopy(plain[1]))
+    assert layer_names(wrapped, "all") == layer_names(plain, "all") == ["0", "0.0", "0.1", "1"]
+    found = collect(plain, wrapped, X, "all", **PLAIN)["0.1"]
+    torch.testing.assert_close(found.gram[:8, :8], found.gram[8:, 8:])
+
+
+def test_modules_that_never_run_are_named_once():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused, self.aside = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.parts = nn.ModuleList([nn.Linear(8, 8)])
+
+        def forward(self, x):
+            return self.parts[0](self.used(x))
+
+    with pytest.warns(SubmatchWarning) as seen:
+        found = collect(*pair(Spare), X, "all", batch_size=9, **PLAIN)
+    assert list(found) == ["used", "parts.0"] and len(seen) == 2
+    said = "the first network: never run in a forward pass, and not compared: 'unused', 'aside'"
+    assert str(seen[0].message) == said
+
+
+# size
+
+
+def test_memory_is_known_before_it_is_asked_for(monkeypatch):
+    nets = pair(lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU()))
+    images = torch.rand(6, 1, 32, 32)
+    monkeypatch.setattr(room, "free_memory", lambda device: 2.0**30)
+    with pytest.raises(
+        ValueError,
+        match=r"layer '1' has 8,192 \+ 8,192 neurons.*1.0 GB of memory are free.*neurons=",
+    ):
+        collect(*nets, images, neurons="unit", progress=False)
+    assert collect(*nets, images, **PLAIN)["1"].n_x == 8
+    with pytest.raises(ValueError, match=r"'a ~ b'|layer 'a ~ b' has 9,000 \+ 9,000 neurons"):
+        compare_activations(np.zeros((5, 9000)), np.ones((5, 9000)), progress=False)
+    monkeypatch.undo()
+    assert room.free_memory(torch.device("cpu")) > 2**20
+
+
+def test_a_limit_of_the_process_counts():
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    if limit[0] != resource.RLIM_INFINITY:
+        pytest.skip("there is a limit already")
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (pages + 2**30, limit[1]))
+        assert room.free_memory(torch.device("cpu")) <= 2**30
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+
+
+def test_loaders_that_collate_on_their_own():
+    "A loader with padding of its own, and one whose batches are dicts."
+    rows = [X[: k % 5 + 1] for k in range(20)]
+
+    def padded(items):
+        lengths = torch.tensor([len(item) for item in items])
+        x = nn.utils.rnn.pad_sequence(items, batch_first=True)
+        return {"x": x, "attention_mask": torch.arange(x.shape[1]) < lengths[:, None]}
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(12, 5)
+
+        def forward(self, x):
+            return self.fc(x)
+
+    nets = pair(Net)
+    loader = DataLoader(rows, 6, collate_fn=padded)
+    found = collect(*nets, loader, ["fc"], progress=False)["fc"]
+    assert_same(found, expected(nets, torch.cat(rows)))
+    assert found.positions == "all (attention_mask)"
