@@ -28,6 +28,7 @@ from bs4 import BeautifulSoup
 from fastcore.docments import docments
 from parts import ENGINE, PARTS
 from pybtex.database import parse_file
+from sphinx.addnodes import pending_xref, pending_xref_condition
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # what a build has to say are warnings
 NBS = Path(__file__).parent.parent / "nbs"
@@ -677,6 +678,16 @@ def finish(app, page, template, context, doctree):
     )
 
 
+def only_types(app, doctree):
+    """A word in the description of a type, as in "array of shape (d, n)", is no reference to an
+    attribute of that name: only classes, whose names have capitals, are linked."""
+    for reference in list(doctree.findall(pending_xref)):
+        if reference.get("reftype") == "class" and reference["reftarget"].islower():
+            first = reference[0]
+            shown = first.children if isinstance(first, pending_xref_condition) else [first]
+            reference.replace_self(shown)
+
+
 def setup(app):
     import conf
 
@@ -684,5 +695,6 @@ def setup(app):
     app.connect("builder-inited", write_reference)
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon
+    app.connect("doctree-read", only_types)
     app.connect("html-page-context", finish, priority=501)  # after the theme
     return {"parallel_read_safe": True, "version": "1"}
