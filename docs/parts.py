@@ -7,7 +7,7 @@ PARTS = {
     "I. The theory": ("00", "01", "02", "03", "04"),
     "II. Two networks": ("05", "06", "07", "08"),
     "III. What the number means": ("09", "10", "11"),
-    "IV. Results": ("12",),
+    "IV. Results": ("12", "13"),
 }
 # In the order in which they are read
 ENGINE = (
@@ -21,6 +21,6 @@ ENGINE = (
     *("processes", "distributed"),
     *("analysis", "compared", "several", "comparing", "layouts", "arrays", "activations"),
     *("uncertainty",),
-    *("tables", "figures", "saving", "exploring"),
+    *("tables", "figures", "saving", "exploring", "tops"),
     *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
 )

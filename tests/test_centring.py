@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from exact import critical2
+from exact import critical2, integer_gram
 from test_brackets import check, hostile, share_undecided
 
 from submatch_nb import (
@@ -24,7 +24,7 @@ from submatch_nb.engine.roots import Roots
 from submatch_nb.engine.shifts import MomentParts, about, less_means, measured, unshifted
 from submatch_nb.engine.shifts import added as added_parts
 from submatch_nb.engine.sums import Sums
-from submatch_nb.neurons import digits_layers
+from submatch_nb.neurons import digits_layers, unit
 
 
 def layers(seed=0, d=600, mean=1e6):
@@ -409,3 +409,38 @@ def test_a_long_stream_is_substituted_less_its_shift(mean, monkeypatch):
     assert off(moments, X.astype(np.longdouble), Y) <= moments.squared().error < 1e-10
     view = moments.centered()
     assert off(view, less_means_of(X), less_means_of(Y)) <= view.squared().error < 1e-10
+
+
+# Neurons that differ by the rounding of a scale or shift alone are not identical: what rounding
+# left is a direction of its own
+
+
+def equal_when_rounded(copy, made, rng):
+    "A neuron that is not a multiple of its copy, where what is made of both is equal."
+    while True:
+        x = rng.normal(size=(7, 1)) * 10 ** rng.uniform(-4, 4, (7, 1)) * (rng.random((7, 1)) < 0.6)
+        z = torch.as_tensor(np.column_stack([x, copy(x)]))
+        one, two = made(z).T
+        if x.any() and (one == two).all() and (z[:, :1] != z[:, 1:]).any():
+            gram = integer_gram(z.numpy(), z.numpy()[:, :0], made is less_mean)
+            if gram[0, 0] * gram[1, 1] != gram[0, 1] ** 2:
+                return z.numpy()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "copy, made",
+    [
+        (lambda x: x * 3, unit),
+        (lambda x: x / 7, unit),
+        (lambda x: x + 1, less_mean),
+        (lambda x: x - 12.3, less_mean),
+    ],
+)
+def test_neurons_that_are_equal_but_for_rounding_are_two(copy, made, seed):
+    rng = np.random.default_rng(seed)
+    center = made is less_mean
+    twins = equal_when_rounded(copy, made, rng)
+    X = np.column_stack([twins, rng.normal(size=(7, 2))])
+    Y = rng.normal(size=(7, 3))
+    check(X, Y, critical2(X, Y, center=center), seed, [(X, Y)], center=center)

@@ -413,12 +413,13 @@ def condense(X: torch.Tensor, Y: torch.Tensor, center: bool = False) -> tuple[Mo
     With `center` they are those of the neurons less their means.
     """
     off = 0.0
+    given = X, Y
     if center:
         off = CENTERING_ROUNDINGS * UNIT
         X, Y = less_mean(X), less_mean(Y)
 
     def held(root: bool, X: torch.Tensor, Y: torch.Tensor, off: float) -> Moments:
-        moments = Moments(parts=measured(X, Y, root, centring=center))
+        moments = Moments(parts=measured(X, Y, root, center, given))
         moments = moments.loosened(off)
         return moments.centered() if center else moments
 

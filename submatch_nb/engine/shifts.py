@@ -260,12 +260,17 @@ def _without_ones(parts: MomentParts) -> MomentParts:
 
 # %% ../../nbs/engine/shifts.ipynb #shf00023
 def measured(
-    X: torch.Tensor, Y: torch.Tensor, root: bool = False, centring: bool = True
+    X: torch.Tensor,
+    Y: torch.Tensor,
+    root: bool = False,
+    centring: bool = True,
+    given: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> MomentParts:
     """Of checked activations, (d, n_x) and (d, n_y).
 
     With `centring` so that they can be centred without loss; else nothing is taken off first, and
-    they are not to be centred.
+    they are not to be centred. `given` are the activations that X and Y were made of, by a scale
+    or shift for each neuron, and rounded: neurons are identical where these are.
     """
     n_x = X.shape[1]
     constant = torch.cat([only_value(X), only_value(Y)])
@@ -292,8 +297,9 @@ def measured(
     plain = unshifted(parts)
     check_squares(plain.square, constant != 0)
     gram = plain.gram
-    alike_x = first_alike(X, gram[:n_x, :n_x])
-    alike_y = n_x + first_alike(Y, gram[n_x:, n_x:])
+    given = given or (X, Y)
+    alike_x = first_alike(given[0], gram[:n_x, :n_x])
+    alike_y = n_x + first_alike(given[1], gram[n_x:, n_x:])
     return dataclasses.replace(parts, alike=torch.cat([alike_x, alike_y]))
 
 
