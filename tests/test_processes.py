@@ -368,9 +368,9 @@ KILLED = textwrap.dedent("""
     from pathlib import Path
 
     rank, feed = int(os.environ["RANK"]), layers.feed
-    def deadly(model, batch):
+    def deadly(model, batch, place=None):
         if rank == 1: os.kill(os.getpid(), signal.SIGKILL)
-        return feed(model, batch)
+        return feed(model, batch, place)
     layers.feed = deadly
     sys.exit(main(sys.argv[1:]))
 """)
