@@ -4,6 +4,8 @@ The wrong functions are written as students write them, without the checker's li
 """
 
 import re
+import subprocess
+import sys
 import time
 
 import nbformat
@@ -1093,3 +1095,60 @@ def test_the_chapter_has_every_exercise_with_all_its_parts():
 def test_the_hand_layers_are_whole_numbers():
     for Z in hand_layers():
         assert np.array_equal(Z, Z.astype(int))
+
+
+def student():
+    sys.path.append(str(ROOT / "tools"))
+    return __import__("student")
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "The copy for students, as `make student` writes it."
+    path = tmp_path / "some where" / "exercises.ipynb"
+    subprocess.run([sys.executable, ROOT / "tools/student.py", path], check=True)
+    return path
+
+
+def test_the_copy_for_students_has_everything_but_solutions(copy):
+    chapter, nb = nbformat.read(CHAPTER, 4), nbformat.read(copy, 4)
+    sources = [cell.source for cell in nb.cells]
+    text = "\n".join(sources)
+    for cell in cells("solution"):
+        assert cell.source not in text and code_of(cell) not in text
+        for line in code_of(cell).splitlines():
+            stub = re.match(r"def \w+\(", line) or "import" in line
+            assert stub or len(line.strip()) < 15 or line.strip() not in text, line
+    assert "Solution" not in text and text.count("raise NotImplementedError") == 16
+    left_out = (*cells("solution"), *cells("colab"))
+    expected = [
+        student().linked(cell.source) if cell.cell_type == "markdown" else cell.source
+        for cell in chapter.cells
+        if cell not in left_out and not cell.source.startswith(("#| default_exp", "#| export"))
+    ]
+    numpy = expected.index("import numpy as np")
+    expected[numpy] += f"\n\n{student().IMPORT}"
+    assert sources == expected
+    assert not re.search(r"\]\((?!https://)", text)
+    assert not any(cell.get("outputs") for cell in nb.cells)
+
+
+def test_the_copy_for_students_runs_and_can_be_solved(copy):
+    execute = pytest.importorskip("execute", reason="no nbclient: pip install '.[dev]'")
+    empty = execute.run(copy)
+    assert "1 of 17 solved" in empty.cells[-3].outputs[0].data["text/plain"]
+    nb = nbformat.read(copy, 4)
+    code = {re.search(r"def (\w+)\(", stub)[1]: stub for stub in map(code_of, cells("solution"))}
+    code = {
+        name: solution
+        for solution in code.values()
+        for name in EXERCISES
+        if f"def {name}(" in solution
+    }
+    for cell in nb.cells:
+        name = re.search(r'check\("(\w+)", \1\)', cell.source)
+        if name and "NotImplementedError" in cell.source:
+            cell.source = "import torch\n" + code[name[1]] + name[0]
+    nbformat.write(nb, copy)
+    solved = execute.run(copy)
+    assert "17 of 17 solved" in solved.cells[-3].outputs[0].data["text/plain"]
