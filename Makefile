@@ -6,7 +6,7 @@ ONE := OMP_NUM_THREADS=1
 MINUTES ?= 60
 DRAW ?= 0
 
-.PHONY: help demo test test-long lab docs bench mutate export readme paper data check format pins clean
+.PHONY: help demo test test-long lab student docs bench mutate export readme paper data check format pins clean
 help:           ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
@@ -21,6 +21,9 @@ test-long: .venv/.dev  ## run what `make test` leaves out, up to an hour: kills,
 
 lab: .venv/.dev        ## open the paper in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+student: .venv/.dev    ## write the exercises without their solutions, in runs/exercises.ipynb
+	$(BIN)/python tools/student.py runs/exercises.ipynb
 
 docs: .venv/.dev       ## make the site in _docs from the notebooks and their stored outputs
 	PYTHONPATH=. $(BIN)/sphinx-build -W --keep-going -E -q -c docs nbs _docs

@@ -8,6 +8,7 @@ PARTS = {
     "II. Two networks": ("05", "06", "07", "08"),
     "III. What the number means": ("09", "10", "11"),
     "IV. Results": ("12", "13"),
+    "V. The course": ("14",),
 }
 # In the order in which they are read
 ENGINE = (
@@ -22,5 +23,7 @@ ENGINE = (
     *("analysis", "compared", "several", "comparing", "layouts", "arrays", "activations"),
     *("uncertainty",),
     *("tables", "figures", "saving", "exploring", "tops"),
+    *("oracles", "answers", "shrinking", "checking"),
+    *("match_tasks", "minimal_tasks", "hook_tasks", "measure_tasks", "shuffle_tasks"),
     *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
 )

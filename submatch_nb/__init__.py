@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; at run time each name 
     from .engine.moments import Moments
     from .engine.positions import Sampled
     from .engine.tops import TopSamples, top_samples
+    from .exercises import check, progress
     from .explorer import explore, save_html
     from .match import Match, is_match
     from .maximum import Profile, algorithm_1, epsilon_profile, max_match_similarity, maximum_match
@@ -38,6 +39,7 @@ _MODULES = {
     "engine.positions": ("Sampled",),
     "engine.tops": ("TopSamples", "top_samples"),
     "engine.reproducing": ("reproduce",),
+    "exercises": ("check", "progress"),
     "explorer": ("explore", "save_html"),
     "match": ("Match", "is_match"),
     "maximum": ("Profile", "algorithm_1", "epsilon_profile", "max_match_similarity", "maximum_match"),

@@ -587,3 +587,66 @@ def test_a_tracker_holds_no_activation():
     expired = sum(reference.expired() for reference, _ in tracker.ledger.memory.values())
     assert expired >= held - 2
     assert not isinstance(by_tracking(axes, tracker.inputs), Unusable)
+
+
+# what is made of weights alone
+
+
+TABLES = {
+    "a parameter": lambda self, x: self.table,
+    "once for each input": lambda self, x: self.table.expand(len(x), -1, -1),
+    "an embedding": lambda self, x: self.embed(self.places),
+    "of numbers made on the way": lambda self, x: self.embed(torch.arange(x.shape[1])),
+    "of repeated numbers": lambda self, x: self.embed(self.places.repeat(len(x), 1)),
+    "a projection": lambda self, x: self.other(self.table),
+    "waves": lambda self, x: torch.outer(self.places, torch.ones(N)).sin(),
+}
+
+
+@pytest.mark.parametrize("how", TABLES)
+def test_tables_count_no_inputs(how):
+    "As many rows as there are inputs, and made of weights alone: no layer of the batch."
+
+    def forward(self, x):
+        return self.fc(x + self.probe(TABLES[how](self, x)))
+
+    def table(seed):
+        torch.manual_seed(seed)
+        parts = {"fc": nn.Linear(N, N), "other": nn.Linear(N, N), "embed": nn.Embedding(N, N)}
+        model = net(forward, table=weight(N, N), **parts)
+        model.register_buffer("places", torch.arange(N))
+        return model
+
+    nets = table(0), table(1)
+    with pytest.warns(SubmatchWarning, match="weights alone"):
+        found = collect(*nets, data(N, N, N), "all", **OPTIONS)
+    assert "probe" not in found and found.neurons["fc"] == "feature"
+    assert_known(nets[0], "fc", data(N, N, N), nets[0].fc.weight, lambda w: w[1])
+    with pytest.raises(ValueError, match="'probe' of the first network.*weights alone"):
+        collect(*nets, data(N, N, N), ["probe"], **OPTIONS)
+
+
+def test_numbers_drawn_on_the_way_are_no_weights():
+    "A network that draws its own noise has a row for each input all the same."
+
+    def forward(self, x):
+        return self.fc(self.probe(torch.randn(len(x), N)))
+
+    nets = [net(forward, fc=nn.Linear(N, N)) for _ in range(2)]
+    assert collect(*nets, data(3, N, N), ["fc"], **OPTIONS)["fc"].count == 3
+
+
+def test_a_selection_beside_all_inputs():
+    "Rows are those of the inputs, in whatever order the two are added or joined."
+
+    def forward(self, x):
+        films = self.fc(x.flatten(0, 1))
+        some = films[: len(x), None]
+        both = torch.cat([some, films.view(x.shape)], 1) + torch.cat([films.view(x.shape), some], 1)
+        return self.probe(both)
+
+    model = net(forward, fc=nn.Linear(N, N))
+    watcher = Watcher(model.eval(), "all")
+    with torch.no_grad(), watcher.watch() as outputs:
+        model(data(3, 4, N))
+    assert outputs.arranged("probe").shape == (3, N, 5)

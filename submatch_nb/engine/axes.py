@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Role', 'Axis', 'Axes', 'Factor', 'role_of', 'newest', 'resized', 'product', 'counted_off', 'selection', 'undone',
-           'joined', 'dealt', 'regrouped', 'together', 'broadcast', 'alike', 'without', 'inserted', 'replaced']
+           'joined', 'dealt', 'regrouped', 'is_selection', 'together', 'broadcast', 'alike', 'without', 'inserted',
+           'replaced']
 
 # %% ../../nbs/engine/axes.ipynb #axesimp0
 import math
@@ -169,6 +170,11 @@ def regrouped(axes: Axes, shape: Sequence[int]) -> Axes | None:
     return tuple(found)
 
 # %% ../../nbs/engine/axes.ipynb #axesmer1
+def is_selection(axis: Axis) -> bool:
+    "Are its inputs some of those that were fed, in an order that is not known?"
+    return any(factor.role == "inputs" and factor.chosen for factor in axis)
+
+
 def together(one: Axis, other: Axis) -> Axis:
     "What an axis counts that is one thing in one tensor and another in the other."
     if one == other or not other:
@@ -176,6 +182,8 @@ def together(one: Axis, other: Axis) -> Axis:
     if not one:
         return other
     roles = role_of(one), role_of(other)
+    if roles == ("inputs", "inputs"):
+        return other if is_selection(one) and not is_selection(other) else one
     if "inputs" in roles:
         return one if roles[0] == "inputs" else other
     if roles == ("neurons", "neurons"):

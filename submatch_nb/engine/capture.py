@@ -201,6 +201,7 @@ class Watcher:
             self.arrangements.clear()
         if not self.arrangements:
             self.tracker = self.before or self.running.enter_context(Tracker())
+            self.tracker.hold(self.root)
             self.tracker.begin(given, count)
             self.counting = self.tracker.counting
             self.outputs.count = self.count(given)
@@ -291,6 +292,8 @@ class Watcher:
             parts = (("inputs", inputs), ("positions", positions), ("neurons", neurons))
             return Arrangement(tuple((Part(*part),) for part in parts))  # type: ignore[arg-type]
         axes = self.tracker.axes(tensor) if self.tracker else LOST
+        if self.tracker and self.tracker.is_constant(tensor):
+            return Unusable("its output is made of weights alone, the same for all inputs")
         if axes is LOST or self.tracker is None:
             return by_class(module, tensor.shape, self.outputs.count)
         return in_its_order(module, by_tracking(axes, self.tracker.inputs))
