@@ -15,9 +15,17 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    ChainDataset,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
-from submatch_nb import compare_activations, maximum_match
+from submatch_nb import cka, compare, compare_activations, maximum_match
 from submatch_nb.engine import room
 from submatch_nb.engine.feeding import Place, inputs_in
 from submatch_nb.engine.inputs import SubmatchWarning, tensor_of
@@ -899,3 +907,75 @@ def test_loaders_that_collate_on_their_own():
     found = collect(*nets, loader, ["fc"], progress=False)["fc"]
     assert_same(found, expected(nets, torch.cat(rows)))
     assert found.positions == "all (attention_mask)"
+
+
+# what else users bring
+
+
+def mlp(seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    "compiled",
+    [torch.jit.script, lambda m: torch.jit.trace(m, torch.randn(2, 6)), torch.jit.freeze],
+    ids=["script", "trace", "freeze"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_modules_that_hooks_cannot_see_are_refused(compiled):
+    model = mlp(0).eval()
+    made = compiled(torch.jit.script(model) if compiled is torch.jit.freeze else model)
+    with pytest.raises(TypeError, match="compiled by torch.jit .*the module that it was made of"):
+        compare(made, mlp(1), torch.randn(9, 6), progress=False)
+    with pytest.raises(TypeError, match="compiled by torch.jit"):
+        capture(made, "relu").__enter__()
+
+
+def test_lazy_modules_get_their_sizes_from_the_first_batch():
+    nets = [nn.Sequential(nn.LazyLinear(5), nn.ReLU()) for _ in range(2)]
+    assert collect(*nets, torch.randn(9, 6), ["1"], **PLAIN)["1"].n_x == 5
+
+
+@pytest.mark.parametrize("kind", ["chain", "concatenation", "subset of a subset"])
+def test_data_sets_of_data_sets(kind):
+    class Numbers(IterableDataset):
+        def __iter__(self):
+            return iter(torch.arange(24.0).reshape(4, 6))
+
+    rows = TensorDataset(torch.arange(48.0).reshape(8, 6))
+    data = {
+        "chain": ChainDataset([Numbers(), Numbers()]),
+        "concatenation": ConcatDataset([Subset(rows, range(4)), Subset(rows, range(4))]),
+        "subset of a subset": Subset(Subset(rows, range(8)), range(8)),
+    }[kind]
+    assert collect(mlp(0), mlp(1), data, ["1"], batch_size=3, **PLAIN)["1"].count == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_data_for_real_networks(dtype):
+    with pytest.raises(TypeError, match=f"a batch holds {dtype}, .*give real ones"):
+        collect(mlp(0), mlp(1), torch.randn(9, 6, dtype=dtype), ["1"], **PLAIN)
+
+
+@pytest.mark.parametrize("function", [Moments, cka, lambda X, Y: maximum_match(X, Y, 0.5)])
+def test_activations_without_numbers(function):
+    real, meta = torch.randn(9, 3), torch.empty(9, 3, device="meta")
+    for one, other in ((meta, real), (real, meta)):
+        with pytest.raises(TypeError, match="on the meta device"):
+            function(one, other)
+    with pytest.raises(ValueError, match="on the meta device"):
+        compare_activations(meta, real, progress=False)
+
+
+@pytest.mark.parametrize("shape", [(9, 0), (9, 0, 4), (9, 4, 0)])
+def test_outputs_without_numbers(shape):
+    class Empty(nn.Module):
+        def forward(self, x):
+            return x.new_zeros(shape)
+
+    nets = [nn.Sequential(nn.Linear(6, 5), Empty()) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"layer '1' of the first network: .*without a number"):
+        collect(*nets, torch.randn(9, 6), ["1"], **PLAIN)
+    with pytest.warns(SubmatchWarning, match="not compared: '1'"):
+        assert list(collect(*nets, torch.randn(9, 6), "all", **PLAIN)) == ["0"]

@@ -359,3 +359,33 @@ def test_an_interrupted_pass_with_a_mask_resumes(tmp_path):
     resumed = collect(*NETS, data, resume=path, **options)["act"]
     torch.testing.assert_close(resumed.gram, whole.gram)
     np.testing.assert_array_equal(resumed.count, whole.count)
+
+
+@pytest.mark.parametrize("positions", ["all", "mean", "last", Sampled(20, 2)], ids=str)
+@pytest.mark.parametrize("null", [0, 1])
+@pytest.mark.parametrize("whole", [False, True], ids=["of positions", "of inputs"])
+def test_nothing_counts(positions, null, whole):
+    "Batches of padding alone add nothing; where all are, the layer is named, and the mask."
+    options = {"progress": False, "null": null, "groups": 0, "positions": positions}
+
+    def from_the_end(batch):
+        ids = batch["input_ids"]
+        late = (ids[:, :1] != IDS[0, 0]).expand_as(ids)  # all but those that begin as the first
+        return late[:, 0] if whole else late
+
+    counting = (IDS[:, 0] != IDS[0, 0]).sum()
+    data = sentences(1)
+    each = 1 if positions in ("mean", "last") else LONGEST
+    each = 20 / counting if isinstance(positions, Sampled) else each
+    found = collect(*NETS, data, ["act"], mask=from_the_end, **options)["act"]
+    assert found.count == counting * each
+    none = torch.zeros(1) if whole else torch.zeros(1, LONGEST)
+    with pytest.raises(ValueError, match="layer 'act': of its positions none counts, by mask"):
+        collect(*NETS, data, ["act"], mask=lambda batch: none, **options)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 9])
+@pytest.mark.parametrize("axes", [(), (LONGEST,)], ids=["of inputs", "of positions"])
+def test_a_mask_has_a_row_for_each_input(rows, axes):
+    with pytest.raises(ValueError, match=f"batch 0: mask has {rows} rows for 8 inputs"):
+        collect(*NETS, sentences(), ["act"], mask=lambda batch: torch.ones(rows, *axes), **PLAIN)

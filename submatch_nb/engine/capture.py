@@ -134,6 +134,8 @@ class Outputs(dict[str, Tensor]):
         arrangement = self.arrangements[name]
         origin = "" if isinstance(arrangement, Unusable) else arrangement.origin
         mask = fitting(self.masks, grid, origin)
+        if mask and len(mask.counts) != self.count:
+            raise ValueError(f"{mask.name} has {len(mask.counts)} rows for {self.count} inputs")
         return (mask.counts, mask.name) if mask else (None, "")
 
 # %% ../../nbs/engine/capture.ipynb #20e2304f

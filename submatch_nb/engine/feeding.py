@@ -165,7 +165,10 @@ def count_inputs(data: Any) -> int | None:
         return sum(1 if is_single(batch) else inputs_in(batch) for batch in data)
     counted = isinstance(data, Dataset) and hasattr(data, "__len__")
     if counted or is_map(data) or isinstance(data, Tensor) or _has_rows(data):
-        return len(data)
+        try:
+            return len(data)
+        except TypeError:  # a chain of streams has a length if they have
+            return None
     return None
 
 # %% ../../nbs/engine/feeding.ipynb #36239d48
@@ -405,12 +408,14 @@ def feed(model: nn.Module, batch: Any, place: Place | None = None) -> Any:
             return model(*args, **kwargs)
         except RuntimeError as error:
             fed = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-            whole = fed and not any(v.is_floating_point() or v.is_complex() for v in fed)
-            if whole and "dtype" in str(error) and place.dtypes:
+            other = fed and not any(v.is_floating_point() for v in fed)
+            if other and "dtype" in str(error) and place.dtypes:
+                remedy = "if these are no token ids, convert them, preprocess=lambda x: x.float()"
+                if fed[0].is_complex():
+                    remedy = "give real ones, preprocess=lambda x: x.real"
                 raise TypeError(
                     f"a batch holds {fed[0].dtype}, and {type(model).__name__} computes with"
-                    f" {place.dtype or 'floating-point numbers'} ({error}): if these are no token"
-                    " ids, convert them, preprocess=lambda x: x.float()"
+                    f" {place.dtype or 'floating-point numbers'} ({error}): {remedy}"
                 ) from error
             raise
 

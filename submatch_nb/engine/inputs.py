@@ -90,6 +90,8 @@ def array_of(Z: ArrayLike, name: str) -> torch.Tensor | np.ndarray:
             return torch.cat([part.detach() for part in Z.unbind()])
         if Z.layout != torch.strided:
             raise TypeError(f"{name} is a sparse tensor: pass {name}.to_dense()")
+        if Z.is_meta:
+            raise TypeError(f"{name} is on the meta device, where there are no numbers")
         return Z.detach().dequantize() if Z.is_quantized else Z.detach()
     if hasattr(Z, "toarray") and hasattr(Z, "nnz"):
         raise TypeError(f"{name} is a sparse array: pass {name}.toarray()")

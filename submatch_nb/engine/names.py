@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Literal, NamedTuple
 
+import torch
 from torch import nn
 
 # %% ../../nbs/engine/names.ipynb #9b35d915
@@ -100,6 +101,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     "The model without `torch.compile`'s or a data-parallel wrapper. TypeError for no `nn.Module`."
     if not isinstance(model, nn.Module):
         raise TypeError(f"a model must be a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"a model was compiled by torch.jit ({type(model).__name__}), and what its layers put"
+            " out does not show: give the module that it was made of"
+        )
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return unwrapped(model.module)
     compiled = getattr(model, "_orig_mod", None)

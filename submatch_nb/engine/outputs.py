@@ -97,6 +97,8 @@ def unusable(tensor: Tensor) -> Unusable | None:
         )
     if tensor.is_meta:
         return Unusable("its output is on the meta device, where there are no numbers")
+    if 0 in tensor.shape:
+        return Unusable(f"its output has shape {tuple(tensor.shape)}, without a number in it")
     if tensor.ndim == 0:
         return Unusable("it puts out a single number: no axis counts inputs or neurons")
     return None

@@ -108,18 +108,19 @@ class Network:
         modules = self.watcher.modules
         return [key for key in outputs if split_call(key, modules)[0] not in self.unusable]
 
-    def lengths(self, batch: Any, entry: str, axes: int) -> np.ndarray:
+    def lengths(self, batch: Any, entry: str, grid: Grid, masked: bool) -> np.ndarray:
         """How many samples each input of a batch has, (inputs,), without running the network.
 
-        `entry` is the name of a mask, or of an entry of the batch of whose axes after the first so
-        many count positions. Raises ValueError where that does not show in the batch.
+        `entry` is the name of a mask, or of an entry of the batch whose axes after the first count
+        positions; `grid` is that of the first batch. Raises ValueError where the lengths do not
+        show in the batch.
         """
         own = self.own(batch)
         args, kwargs = arguments_of(self.model, own)
         given = named_arguments(self.model, tuple(args), kwargs)
-        if axes:
+        if not masked:
             shape = given[entry].shape
-            return np.full(shape[0], math.prod(shape[1 : 1 + axes]))
+            return np.full(shape[0], math.prod(shape[1 : 1 + len(grid)]))
         masks = masks_of(own, given, self.mask)
         mask = next((mask for mask in masks if mask.name == entry), None)
         if mask is None:
@@ -127,7 +128,8 @@ class Network:
                 f"{self}: how many positions count shows only when it runs, so that none can be"
                 ' drawn: take all positions, or positions="mean"'
             )
-        return mask.counts.flatten(1).sum(1).cpu().numpy()
+        counts = mask.counts.reshape(len(mask.counts), -1).sum(1).cpu().numpy()
+        return counts * math.prod(grid) if mask.counts.ndim == 1 else counts
 
     def tell_once(self, outputs: Outputs) -> None:
         "Warn of layers that a kind or a pattern stands for and that are not compared, and why."

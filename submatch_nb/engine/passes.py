@@ -183,8 +183,11 @@ class Pass:
                 view = self.bundles[k].views[0]
                 network = self.networks[view.network]
                 entry = self.masked[view] or self.origin(view, outputs)
-                axes = 0 if self.masked[view] else len(self.output(outputs, view).shape) - 2
-                self.lengths[k].note(network.lengths(batch.batch, entry, axes), batch.inputs)
+                grid = tuple(self.output(outputs, view).shape[2:])
+                masked = bool(self.masked[view])
+                self.lengths[k].note(
+                    network.lengths(batch.batch, entry, grid, masked), batch.inputs
+                )
 
     def groups(self, bundle: Bundle) -> list[Group]:
         """A group for each draw; shuffles and folds are of the first one."""
@@ -408,7 +411,8 @@ class Pass:
         folds = self.plan.folds_of(window.images)
         beside = window.beside(self.plan)
         if self.request.sampled is None:
-            bundle.groups[0].add(lot_at(block, *block.places(), folds, beside))
+            if block.counted.any():
+                bundle.groups[0].add(lot_at(block, *block.places(), folds, beside))
             return
         for draw, group in enumerate(bundle.groups):
             indices = self.indices(draw, lengths.total)
@@ -532,6 +536,8 @@ class Pass:
         """What was collected of two views."""
         pair = bundle.pair(x, y)
         draws = [result.moments(pair) for result in results]
+        if draws[0] is None and self.process[1] == 1:
+            raise ValueError(f"layer {name!r}: of its positions none counts, by {self.masked[x]}")
         first = results[0]
         folds = first.folds
         return Layer(

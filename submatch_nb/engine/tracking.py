@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -182,7 +183,8 @@ class Tracker(TorchDispatchMode):
     def hold(self, model: nn.Module) -> None:
         "The weights of a model are constants."
         for tensor in (*model.parameters(), *model.buffers()):
-            self.fixed.put(tensor)
+            if not is_lazy(tensor):
+                self.fixed.put(tensor)
 
     def is_constant(self, tensor: Tensor) -> bool:
         "Is a tensor made of weights alone?"
