@@ -26,6 +26,7 @@ from submatch_nb.engine.chance import (
     holm,
     joint_moments,
     null_from_moments,
+    p_at_any,
     p_value,
     rows_of_images,
     shuffled_moments,
@@ -265,6 +266,33 @@ def test_the_calibrated_score():
     np.testing.assert_allclose(scores, [0, 1, -1, np.nan])
 
 
+def stepped(rng, n=20):
+    "A profile of chance: a step at about 0.7, which moves."
+    return Profile(*rng.normal(0.7 + 0.02 * rng.normal(), 0.02, (2, n)), 100)
+
+
+def test_p_at_any_epsilon_keeps_the_error_over_all():
+    rng = np.random.default_rng(0)
+    grid = np.linspace(0.5, 0.95, 46)
+    least = []
+    for _ in range(400):
+        observed, *null = (stepped(rng) for _ in range(20))
+        least.append(min(p_at_any(observed, null, epsilon) for epsilon in grid))
+    assert 0.01 < np.mean(np.array(least) <= 0.05) < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
+def test_p_at_any_epsilon_finds_what_half_epsilon_does_not():
+    rng = np.random.default_rng(1)
+    null = [stepped(rng) for _ in range(39)]
+    level = stepped(rng)
+    shared = np.arange(20) < 5
+    profile = Profile(*(np.where(shared, 0.1, side) for side in (level.x, level.y)), 100)
+    assert p_value(profile.half, [one.half for one in null], small=True) > 0.05
+    for epsilon, p in ((0.05, 1), (0.1, 1 / 40), (0.4, 1 / 40), (0.9, 1)):
+        assert p_at_any(profile, null, epsilon) == p
+    assert p_at_any(Profile([0.2], [np.inf], 9), [Profile([0.3], [np.inf], 9)] * 19, 0.99) == 1
+
+
 # Void
 
 KNOWN = {"images": 1797, "neurons": 32}
@@ -286,6 +314,11 @@ KNOWN = {"images": 1797, "neurons": 32}
         ({"observed": 0.3, "null": [*[0.1] * 18, 0.3]}, ["p > 0.05"]),
         ({"observed": 0.3, "null": [0.1] * ENOUGH, "p": 0.06}, ["p > 0.05"]),
         ({"observed": 0.3, "null": [0.9] * ENOUGH, "p": 0.05}, []),
+        ({"observed": 0.3, "null": [0.0], "near": 0.24}, []),
+        (
+            {"observed": 0.3, "null": [0.0], "near": 0.26},
+            ["no more than chance (null 0.26 at an ε 0.05 larger)"],
+        ),
         ({"observed": 0.6, "null": [0.64], "small": True}, ["no more than chance (null 0.64)"]),
         ({"observed": 0.6, "null": [0.66], "small": True}, []),
         ({"observed": 0.6, "null": [0.61] * ENOUGH, "small": True}, []),

@@ -294,7 +294,8 @@ def by_class(module: nn.Module, shape: Sequence[int], count: int) -> Arrangement
     if len(shape) < 2 or shape[axis] != count:
         return Unusable(
             f"its output has shape {tuple(shape)}, and which axis counts the {count} inputs of the"
-            " batch is not known"
+            " batch is not known: put it out with the inputs first, or save it, and give"
+            " compare_activations the image of each row, images="
         )
     parts = [(Part("inputs" if k == axis else "positions", size),) for k, size in enumerate(shape)]
     found = Arrangement(tuple(parts))

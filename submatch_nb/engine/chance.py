@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TIE', 'ENOUGH', 'LEVEL', 'MARGIN', 'Rows', 'rows_of_images', 'joint_moments', 'with_cross', 'shuffled_moments',
-           'p_value', 'holm', 'calibrated', 'frame_block', 'null_from_moments', 'void_reasons']
+           'p_value', 'p_at_any', 'holm', 'calibrated', 'frame_block', 'null_from_moments', 'void_reasons']
 
 # %% ../../nbs/engine/chance.ipynb #83e049b6
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,13 @@ from numpy.typing import ArrayLike
 from .canonical import blocks, whitening
 from .factors import CHUNK, UNIT, rounding
 from .inputs import Sides, both, less_mean
+from .intervals import critical_values
 from .moments import Moments
 from .peel import SCALING_ROUNDINGS
 from ..neurons import unit
+
+if TYPE_CHECKING:  # this module uses what its profiles hold, not how they are made
+    from submatch_nb.maximum import Profile
 
 # %% ../../nbs/engine/chance.ipynb #15c72086
 class Rows(NamedTuple):
@@ -161,6 +165,38 @@ def p_value(observed: float, null: ArrayLike, small: bool = False) -> float:
     beyond = sign * shuffled >= sign * observed - TIE
     return float(1 + beyond.sum()) / (1 + beyond.size)
 
+# %% ../../nbs/engine/chance.ipynb #911042e5
+def p_at_any(observed: "Profile", null: Sequence["Profile"], epsilon: float) -> float:
+    """The p value of a similarity at an epsilon that may have been chosen among all.
+
+    Parameters
+    ----------
+    observed : Profile
+        Of the data.
+    null : sequence of Profile
+        Of uniform shuffles.
+    epsilon : float
+        In [0, 1).
+
+    Returns
+    -------
+    float
+        How often a shuffle reaches some share of the neurons as far before the mean of all
+        profiles as the observed one reaches its share at this epsilon; 1 where no neuron matches.
+
+    References
+    ----------
+    Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.3.
+    """
+    several = (observed, *null)
+    reached = np.sort([critical_values(one) for one in several], axis=1)  # the ε of each share
+    mean = reached.mean(0)
+    matched = round(float(observed.similarity(epsilon)) * len(mean))
+    if matched == 0:
+        return 1.0
+    farthest = (mean - reached[1:]).max(1)
+    return p_value(mean[matched - 1] - epsilon, farthest)
+
 # %% ../../nbs/engine/chance.ipynb #881de8e9
 def holm(p: ArrayLike) -> np.ndarray:
     """Holm's correction of several p values (Holm 1979), each for a test of its own.
@@ -265,6 +301,7 @@ def void_reasons(
     trivial: str = "",
     observed: float = np.nan,
     null: ArrayLike = (),
+    near: float | None = None,
     p: float | None = None,
     small: bool = False,
 ) -> list[str]:
@@ -282,6 +319,8 @@ def void_reasons(
         The number: a similarity, or, with `small`, a half-epsilon.
     null : array_like, (K,)
         The same of each shuffle; empty where there was none.
+    near : float, optional
+        What a level of fewer than `ENOUGH` shuffles is at an epsilon that is `MARGIN` larger.
     p : float, optional
         The p value that counts, such as one that is corrected for several layers; else that of
         `observed` among `null`. Read where K is at least `ENOUGH`.
@@ -306,4 +345,6 @@ def void_reasons(
         beyond = level - observed if small else observed - level
         if beyond <= MARGIN:
             reasons.append(f"no more than chance (null {level:.2f})")
+        elif near is not None and observed - near <= MARGIN:
+            reasons.append(f"no more than chance (null {near:.2f} at an ε {MARGIN:g} larger)")
     return reasons

@@ -6,6 +6,7 @@
 __all__ = ['Item', 'Value', 'Lazy', 'Kept', 'Layer', 'moments_of', 'Collected']
 
 # %% ../../nbs/engine/layer.ipynb #a8fc1f11
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -187,9 +188,11 @@ class Layer:
         """Why the similarity at epsilon, or half-epsilon, says nothing; none where it may be read.
 
         There are no more images than neurons; or the match is trivial; or the number is no more
-        than chance, with p > 0.05 where there are 19 shuffles, and within 0.05 of the null of one.
+        than chance. With 19 shuffles that is where p > 0.05, for half-epsilon and, at an epsilon,
+        for the similarity there (`p_at_any`); with one, where the number is within 0.05 of the
+        null, at its own epsilon or at one that is 0.05 larger.
         """
-        from submatch_nb.engine.chance import void_reasons
+        from submatch_nb.engine.chance import LEVEL, MARGIN, p_at_any, void_reasons
 
         if self.profile is None:
             raise ValueError(f"layer {self.name!r} has no profile")
@@ -207,12 +210,18 @@ class Layer:
 
         p = self.p
         null = self.null[:1] if p is None else self.shuffles
+        near = None
+        if epsilon is not None and p is not None and p > LEVEL:
+            p = p_at_any(self.profile, null, epsilon)
+        elif epsilon is not None and p is None and null:
+            near = float(null[0].similarity(min(epsilon + MARGIN, math.nextafter(1, 0))))
         return void_reasons(
             images=self.images,
             neurons=self.profile.live,
             trivial=trivial,
             observed=number(self.profile),
             null=[number(one) for one in null],
+            near=near,
             p=p,
             small=small,
         )
@@ -234,7 +243,10 @@ def moments_of(value: Value | Layer) -> Value | Moments:
     if not isinstance(value, Layer):
         return value
     if value.moments is None:
-        raise ValueError(f"layer {value.name!r} has no moments")
+        raise ValueError(
+            f"layer {value.name!r} has no moments, as it was saved without them: compare again, or"
+            " use save(path, moments=True)"
+        )
     return value.moments
 
 # %% ../../nbs/engine/layer.ipynb #a609e9f8

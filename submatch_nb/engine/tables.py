@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Epsilons', 'MEASURES', 'Columns', 'draw_similarities', 'spread', 'layer_row', 'chance_columns', 'chance_table',
-           'half_interval', 'make_profiles', 'bootstrap', 'measure_columns', 'measured', 'simple_columns', 'layer_grid',
-           'grid_of', 'mean_rows']
+           'half_interval', 'make_profiles', 'bootstrap', 'measure_columns', 'say_missing', 'measured',
+           'simple_columns', 'layer_grid', 'grid_of', 'mean_rows']
 
 # %% ../../nbs/engine/tables.ipynb #beee2b99
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 
 from .analysis import profile_of
 from .chance import holm
-from .inputs import EPSILONS, check_choice
+from .inputs import EPSILONS, check_choice, warn
 from submatch_nb.engine.intervals import (
     SHARE,
     Interval,
@@ -181,6 +181,7 @@ def measure_columns(layers: Mapping[str, Layer], measures: Sequence[str]) -> dic
     from submatch_nb import measures as module
 
     names = [measures] if isinstance(measures, str) else list(measures)
+    say_missing(layers.values(), names)
     columns: dict[str, list[float]] = {}
     for name in names:
         check_choice(name, MEASURES, "measures")
@@ -194,6 +195,21 @@ def measure_columns(layers: Mapping[str, Layer], measures: Sequence[str]) -> dic
             ):
                 columns[column].append(value)
     return columns
+
+
+def say_missing(layers: Iterable[Layer], measures: Sequence[str], intervals: bool = True) -> None:
+    "Warn where measures have no null or no interval, as a file has no sums to make them of."
+    gone = []
+    for layer in layers:
+        if layer.null and not layer.null_moments:
+            gone.append("no null, which takes the sums of each shuffle")
+        if intervals and layer.left_out and not layer.groups:
+            gone.append("no interval, which takes the sums of each group of images")
+    if gone and measures:
+        warn(
+            f"{', '.join(measures)}: {'; '.join(dict.fromkeys(gone))}. No file keeps these sums:"
+            " compare again, and ask for the measures before the comparison is saved"
+        )
 
 
 MEASURES = ("cka", "cca", "svcca", "pwcca", "procrustes", "linear_regression")

@@ -28,10 +28,10 @@ from submatch_nb.engine.intervals import (
     network_interval,
     similarity_interval,
 )
-from .layer import Layer
+from .layer import Layer, moments_of
 from .moments import Moments
 from .several import Comparisons, Pair
-from .tables import Epsilons
+from .tables import Epsilons, say_missing
 from ..maximum import Profile
 from ..measures import MEASURES
 
@@ -88,13 +88,14 @@ def smooth_numbers(layer: Layer, measures: Sequence[str], groups: bool) -> dict[
     }
     if not measures:
         return numbers
-    if layer.moments is None or (groups and not layer.groups):
+    moments = moments_of(layer)
+    if groups and not layer.groups:
         raise ValueError(
-            f"layer {layer.name!r}: {', '.join(measures)} take the sums of each group of images, "
-            "and a file has none: compare again"
+            f"layer {layer.name!r}: intervals of {', '.join(measures)} take the sums of each group "
+            "of images, which no file keeps: compare again, and ask for them before saving"
         )
     rest = leave_one_out(layer.groups) if groups else []
-    whole, *parts = [measured(m, measures) for m in (layer.moments, *rest)]
+    whole, *parts = [measured(m, measures) for m in (moments, *rest)]
     null = [measured(m, measures) for m in layer.null_moments]
     for name in measures:
         left_out = np.array([part[name] for part in parts])
@@ -297,6 +298,8 @@ def _of_networks(
             f"the baseline has the pairs {list(baseline)}, not {list(comparisons)}: give the "
             "networks the same names in both"
         )
+    each = [layer for one in comparisons.values() for layer in one.values()]
+    say_missing(each, measures, intervals=False)
     rows: list[Row] = []
     for name in comparisons.layers:
         layers = {pair: comparison[name] for pair, comparison in comparisons.items()}
