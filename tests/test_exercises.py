@@ -17,11 +17,11 @@ from test_notebooks import ROOT
 
 from submatch_nb import exercises, is_match
 from submatch_nb.engine.answers import UnreadableError, indices, number, truth, two_sets
-from submatch_nb.engine.checking import Case, answers_alike, attempt, limited
+from submatch_nb.engine.checking import Case, answers_alike, attempt, level, limited
 from submatch_nb.engine.match_tasks import hand_layers
 from submatch_nb.engine.oracles import pairs, plain_maximum
 from submatch_nb.engine.shrinking import size
-from submatch_nb.exercises import EXERCISES, check, level, progress
+from submatch_nb.exercises import EXERCISES, check, progress
 from submatch_nb.maximum import algorithm_1 as library_algorithm_1
 from submatch_nb.maximum import epsilon_profile
 from submatch_nb.measures import cca as library_cca
