@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from .comparison import Comparison, Comparisons
 from .engine.analysis import profile_of
-from .engine.chance import ENOUGH, LEVEL, MARGIN
+from .engine.chance import ENOUGH, LEVEL, MARGIN, TIE
 from .engine.compared import baselines_of
 from .engine.files import asset
 from submatch_nb.engine.inputs import (
@@ -53,7 +53,7 @@ from submatch_nb.engine.search import (
 )
 from .engine.several import Pair
 from .engine.tables import half_interval
-from .engine.writing import FilePath, containing, write_whole
+from .engine.writing import FilePath, check_free, containing, write_whole
 from .figures import short_names
 from .match import Match
 from .maximum import Profile
@@ -228,6 +228,18 @@ def _band(shuffles: Sequence[Profile]) -> dict[str, str] | None:
     return {"low": _numbers(low), "high": _numbers(high)}
 
 
+def _any(
+    profile: Profile, shuffles: Sequence[Profile], are_drawn: bool
+) -> dict[str, str | bool] | None:
+    "What `p_at_any` takes at every epsilon: the mean reach of each share, and the shuffles' lead."
+    if len(shuffles) < ENOUGH:
+        return None
+    reached = np.sort([critical_values(one) for one in (profile, *shuffles)], 1)
+    mean = reached.mean(0)
+    lead = (mean - reached[1:]).max(1)
+    return {"mean": _numbers(mean), "lead": _numbers(lead), "drawn": are_drawn}
+
+
 def pack_chance(layer: Layer) -> dict[str, Any]:
     "What the page has to know of a layer's chance, as far as it is made."
     profile = profile_of(layer)
@@ -242,6 +254,8 @@ def pack_chance(layer: Layer) -> dict[str, Any]:
         "about": layer.null_about,
         "null": _sorted(critical_values(levels[0])) if len(levels) else None,
         "nullHalf": levels[0].half if len(levels) else None,
+        "real": len(made.null) > 0,
+        "any": _any(profile, shuffles, len(made.null) < ENOUGH),
         "band": _band(shuffles),
         "p": made.p,
         "half": profile.half,
@@ -323,6 +337,7 @@ def pack(explored: Explored, untrained: Explored | None = None) -> dict[str, Any
         "tolerance": TOLERANCE,
         "level": LEVEL,
         "margin": MARGIN,
+        "tie": TIE,
         "epsilons": list(EPSILONS),
         "pairs": pairs,
     }
@@ -727,5 +742,6 @@ def save_html(
     ----------
     Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
     """
+    check_free(path, PAGE)
     page = page_of(comparison, layer, epsilon, title, untrained, seconds)
     write_whole(path, lambda part: part.write_text(page, encoding="utf-8"), PAGE)

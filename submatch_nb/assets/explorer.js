@@ -49,6 +49,7 @@ function unpack(layer) {
 }
 const unpackMatches = found => ({ epsilon: found.epsilon, masks: bytes(found.masks), of: new Map(found.of) });
 const unpackChance = c => ({ ...c, null: c.null && numbers(c.null),
+  any: c.any && { ...c.any, mean: numbers(c.any.mean), lead: numbers(c.any.lead) },
   band: c.band && { low: numbers(c.band.low), high: numbers(c.band.high) },
   interval: c.interval && { sure: numbers(c.interval.sure), possible: numbers(c.interval.possible) } });
 const shareOf = (sorted, limit) => rank(sorted, limit) / sorted.length;
@@ -61,16 +62,33 @@ function intervalAt(layer, limit) {
 
 // Why a number says nothing, in words: the rule of `void_reasons` in submatch_nb.engine.chance.
 const trivially = layer => `${layer.critical.x.length} + ${layer.critical.y.length} neurons span ${layer.ranks[2]} dimensions together: any two networks match here`;
-function reasons(layer, data, observed, level, small = false) {
+function pAtAny(layer, data, observed, epsilon) {
+  const { mean, lead } = layer.chance.any, matched = Math.round(observed * layer.total);
+  if (!matched) return 1;
+  const ahead = mean[matched - 1] - epsilon;
+  return (1 + lead.filter(one => one >= ahead - data.tie).length) / (1 + lead.length);
+}
+function reasons(layer, data, observed, level, epsilon = null) { // of half-ε where no ε is given
   const found = [], whole = n => n.toLocaleString("en"), images = layer.images ?? layer.count;
   if (images <= layer.live) found.push(`${layer.images === null ? "samples" : "images"} ≤ neurons (${whole(images)} ≤ ${whole(layer.live)})`);
   if (layer.trivial) found.push(trivially(layer));
-  if (layer.chance.p !== null) { if (layer.chance.p > data.level) found.push(`p > ${data.level}`); }
-  else if (level !== null && (small ? level - observed : observed - level) <= data.margin) found.push(`no more than chance (null ${level.toFixed(2)})`);
+  let p = layer.chance.p;
+  if (p !== null && p > data.level && epsilon !== null) {
+    p = pAtAny(layer, data, observed, epsilon);
+    if (p <= data.level && layer.chance.any.drawn) p = null; // drawn, so the real one has to agree
+  }
+  if (p !== null) { if (p > data.level) found.push(`p > ${data.level}`); return found; }
+  if (level === null || !layer.chance.real) return found;
+  const near = epsilon === null ? null : nullAt(layer, within(Math.min(epsilon + data.margin, 1 - 2 ** -53), data.tolerance));
+  if ((epsilon === null ? level - observed : observed - level) <= data.margin) found.push(`no more than chance (null ${level.toFixed(2)})`);
+  else if (near !== null && observed - near <= data.margin) found.push(`no more than chance (null ${near.toFixed(2)} at an ε ${data.margin} larger)`);
   return found;
 }
 const nullAt = (layer, limit) => layer.chance.null && shareOf(layer.chance.null, limit);
-const reasonsAt = (layer, data, limit) => reasons(layer, data, similarity(layer, limit), nullAt(layer, limit));
+const reasonsAt = (layer, data, epsilon) => {
+  const limit = within(epsilon, data.tolerance);
+  return reasons(layer, data, similarity(layer, limit), nullAt(layer, limit), epsilon);
+};
 const number = (layer, [side, index]) => side === "x" ? index : layer.critical.x.length + index;
 const counts = (layer, limit) => ({ x: rank(layer.sorted.x, limit), y: rank(layer.sorted.y, limit) });
 const similarity = (layer, limit) => { const n = counts(layer, limit); return (n.x + n.y) / layer.total; };
@@ -266,7 +284,7 @@ function render({ model, el }) {
         share.setAttribute("y", plot.depth.bottom - tall); share.setAttribute("height", tall);
         chance.setAttribute("y1", level); chance.setAttribute("y2", level);
       }
-      column.setAttribute("class", `column${l.name === layer.name ? " current" : ""}${reasonsAt(l, data, limit).length ? " hollow" : ""}`);
+      column.setAttribute("class", `column${l.name === layer.name ? " current" : ""}${reasonsAt(l, data, epsilon).length ? " hollow" : ""}`);
     });
     showChance(layer, limit, share);
     depth.firstChild.textContent = `Similarity at ε = ${shown(epsilon)}, from input to output: ` + layers.map((l, i) => `${l.name} ${three(shares[i])}`).join(", ");
@@ -283,7 +301,7 @@ function render({ model, el }) {
   // What the numbers must be read with
   function showChance(layer, limit, share) {
     const chance = layer.chance, level = nullAt(layer, limit), between = intervalAt(layer, limit), range2 = ([low, high]) => `${three(low)} to ${three(high)}`;
-    const why = reasonsAt(layer, data, limit), halfWhy = reasons(layer, data, chance.half, chance.nullHalf, true);
+    const why = reasonsAt(layer, data, model.get("epsilon")), halfWhy = reasons(layer, data, chance.half, chance.nullHalf);
     range.textContent = between ? `95 %: ${range2(between)}` : "";
     nullNumber.textContent = level === null ? "none" : three(level);
     halfNumber.textContent = three(chance.half);
