@@ -285,15 +285,14 @@ def explorer(code, prelude=""):
 
 def live(widget):
     "An explorer as a piece of a page."
-    from submatch_nb.explorer import fragment
+    from submatch_nb.explorer import beginning, prepare
 
+    state = beginning(widget.explored, widget.layer, widget.epsilon)
+    prepare(widget.explored, state | {"pair": widget.pair}, seconds=60)
     return nbformat.v4.new_output(
         "display_data",
         {
-            "text/html": fragment(
-                widget.data,
-                {"epsilon": widget.epsilon, "layer": widget.layer, "selected": widget.selected},
-            ),
+            "text/html": widget.fragment(),
             "text/plain": "the explorer",
         },
     )

@@ -25,5 +25,6 @@ ENGINE = (
     *("tables", "figures", "saving", "exploring", "tops"),
     *("oracles", "answers", "shrinking", "checking"),
     *("match_tasks", "minimal_tasks", "hook_tasks", "measure_tasks", "shuffle_tasks"),
+    "course",
     *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
 )

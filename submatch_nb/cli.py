@@ -177,7 +177,13 @@ def _add_explore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "comparison",
         metavar="COMPARISON",
-        help="comparison.safetensors, or any file that Comparison.save wrote",
+        help="comparison.safetensors, or any file that Comparison.save or Comparisons.save wrote",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10,
+        help="for the search for v-minimal matches, where the file has moments (10)",
     )
 
 

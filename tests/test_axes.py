@@ -650,3 +650,24 @@ def test_a_selection_beside_all_inputs():
     with torch.no_grad(), watcher.watch() as outputs:
         model(data(3, 4, N))
     assert outputs.arranged("probe").shape == (3, N, 5)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_the_first_step_from_zeros_is_a_step(steps):
+    "It is made of weights alone, and one of several calls of a layer that sees the batch."
+
+    def forward(self, x):
+        state = torch.zeros(len(x), N)
+        for step in x.unbind(1):
+            state = self.probe(torch.tanh(self.cell(state) + step))
+        return state
+
+    nets = [net(forward, cell=nn.Linear(N, N)) for _ in range(2)]
+    found = collect(*nets, data(9, steps, N), ["cell"], **OPTIONS)
+    assert [*found] == ["cell", *(f"cell:{k}" for k in range(1, steps))]
+    assert {layer.count for layer in found.values()} == {9}
+    changing = [data(9, steps, N), data(9, steps - 1, N)]
+    with pytest.raises(ValueError, match=f"layer 'cell' ran {steps - 1} times, and {steps} times"):
+        collect(*nets, changing, ["cell"], **OPTIONS)
+    with pytest.raises(ValueError, match="weights alone"):
+        collect(*nets, data(9, 1, N), ["cell"], **OPTIONS)

@@ -689,6 +689,14 @@ def test_explore(demo, tmp_path, capsys):
     )
 
 
+def test_explore_of_several(tmp_path, capsys):
+    saved, out = Path(__file__).parent / "saved/several.safetensors", tmp_path / "page.html"
+    assert main(["explore", str(saved), "--out", str(out), "--seconds", "0"]) == 0
+    assert out.read_text().count('"pair": [') >= 3
+    assert main(["explore", str(saved), "--out", str(out), "--seconds", "-1"]) == 2
+    assert "seconds is -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name, words",
     [

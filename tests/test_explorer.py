@@ -2,33 +2,55 @@
 Python says, in a real browser without a network.
 """
 
+import json
+import os
 import re
 import subprocess
 import sys
 from base64 import b64decode
 from itertools import chain
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from conftest import serious
 
-from submatch_nb import Comparison, Match, Moments, Profile, minimal_match, residuals, save_html
+from submatch_nb import (
+    Comparison,
+    Comparisons,
+    Match,
+    Moments,
+    Profile,
+    compare_activations,
+    minimal_match,
+    residuals,
+    save_html,
+)
 from submatch_nb.engine.drawing import COLORS
 from submatch_nb.engine.files import asset
-from submatch_nb.engine.inputs import EPSILONS, TOLERANCE, Sides
+from submatch_nb.engine.inputs import EPSILONS, TOLERANCE, Sides, SubmatchWarning
+from submatch_nb.engine.intervals import similarity_interval
 from submatch_nb.engine.layer import Layer
 from submatch_nb.engine.search import name_neuron
 from submatch_nb.explorer import (
     SAMPLE,
     WIDE,
+    answer,
     beginning,
     demo_comparison,
-    drawn,
+    explore,
     fragment,
     pack,
+    prepare,
+    ready,
+    time_limit,
+    turns,
 )
 from submatch_nb.simple import SimpleMatches
 
+ROOT = Path(__file__).resolve().parent.parent
+SAVED = ROOT / "tests" / "saved"
 SLIDER = np.arange(1000) / 1000  # every position
 
 
@@ -88,6 +110,14 @@ def hard():
     )
 
 
+def with_chance(seed=0, d=400, n=12):
+    "A layer of units that match in part, with a null, groups, and shuffles drawn from moments."
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(d, 4))
+    X, Y = (np.maximum(shared @ rng.normal(size=(4, n)) + rng.normal(size=(d, n)), 0) for _ in "xy")
+    return compare_activations({"only": X}, {"only": Y}, groups=5, progress=False)
+
+
 def half_of(match, rng):
     "Half of the neurons of each network, drawn."
     x, y = (rng.permutation(indices)[: len(indices) // 2] for indices in (match.x, match.y))
@@ -104,7 +134,9 @@ def vgg16():
         for e in EPSILONS:
             inside = p.match(e)
             names = [
-                v for v in (name_neuron(number, Sides(n, n)) for number in drawn(p)) if v in inside
+                v
+                for v in (name_neuron(number, Sides(n, n)) for number in turns(p)[0])
+                if v in inside
             ]
             simple[e][f"layer{i}"] = SimpleMatches(
                 {v: [half_of(inside, rng)] for v in names}, e, (n, n)
@@ -113,6 +145,12 @@ def vgg16():
 
 
 # What travels
+
+
+def packed_of(comparison, seconds=60):
+    "What travels of each layer of one comparison, after a search."
+    prepare(comparison, beginning(comparison, None, 0.3), seconds)
+    return pack(comparison)["pairs"][0]["layers"]
 
 
 def unpacked(text):
@@ -130,7 +168,7 @@ def matches(packed, n):
 
 
 def test_critical_values_travel_bit_for_bit(hard):
-    for packed, profile in zip(pack(hard)["layers"], hard.profiles.values()):
+    for packed, profile in zip(packed_of(hard), hard.profiles.values()):
         assert (
             unpacked(packed["x"]).tobytes() == profile.x.tobytes()
             and unpacked(packed["y"]).tobytes() == profile.y.tobytes()
@@ -138,7 +176,7 @@ def test_critical_values_travel_bit_for_bit(hard):
 
 
 def test_matches_travel(small):
-    for packed, (layer, moments) in zip(pack(small)["layers"], small.moments.items()):
+    for packed, (layer, moments) in zip(packed_of(small), small.moments.items()):
         profile, n = small.profiles[layer], moments.n_x + moments.n_y
         assert [s["epsilon"] for s in packed["simple"]] == [
             e for e in EPSILONS if len(profile.match(e))
@@ -160,33 +198,100 @@ def test_residuals_travel(tmp_path):
     comparison = Comparison.from_moments({"layer": Moments(X, Y)})
     comparison.save(tmp_path / "c.safetensors")
     for comparison in (comparison, Comparison.load(tmp_path / "c.safetensors")):
-        (packed,) = pack(comparison)["layers"]
+        (packed,) = packed_of(comparison)
         for side, plainly in (("x", residuals(X, Y)), ("y", residuals(Y, X))):
             assert np.allclose(
                 unpacked(packed["residual"][side]), plainly, atol=1e-7, equal_nan=True
             )
 
 
-def test_a_wide_layer_brings_a_sample(small):
+def test_in_a_wide_layer_a_sample_comes_first():
     n = WIDE + 1
     comparison = Comparison.from_moments(layers((n, 20), (WIDE, 20)))
-    wide, narrow = pack(comparison)["layers"]
-    assert wide["sampled"] == SAMPLE and narrow["sampled"] == 0
-    everyone = [set(matches(p["simple"][-1], len(unpacked(p["x"])) + 20)) for p in (wide, narrow)]
-    profile = comparison.profiles["layer0"]
-    assert (
-        everyone[0] == set(drawn(profile))
-        and len(everyone[0]) == SAMPLE < (np.append(profile.x, profile.y) <= 0.5).sum()
+    wide, narrow = (turns(profile) for profile in comparison.profiles.values())
+    assert [len(turn) for turn in wide[:-1]] == [SAMPLE] and len(narrow) == 1
+    for profile, found in zip(comparison.profiles.values(), (wide, narrow)):
+        matched = (np.append(profile.x, profile.y) <= 0.5).nonzero()[0]
+        assert sorted(np.concatenate(found)) == matched.tolist() and len(matched) > SAMPLE
+
+
+def test_nothing_is_searched_for_before_it_is_drawn(monkeypatch):
+    "No match, no interval, no p value: all that takes time is asked for later."
+    comparison = with_chance()
+    monkeypatch.setattr("submatch_nb.explorer.search", None)
+    widget = explore(comparison)
+    (layer,) = widget.data["pairs"][0]["layers"]
+    assert layer["simple"] == [] and layer["chance"]["pending"] and layer["chance"]["p"] is None
+    assert comparison["only"].left_out.missing == 5 and comparison["only"].null_drawn.missing
+    assert widget._repr_mimebundle_()[0]["text/html"].count("submatch-data") == 2
+    with pytest.raises(TypeError):  # so a search would have been noticed
+        prepare(Comparison.from_moments(layers((9, 11))), {"pair": None, "layer": ""}, 60)
+
+
+def test_a_search_ends_when_time_is_over(monkeypatch):
+    comparison = Comparison.from_moments(layers((30, 30)))
+    asked = iter([False] * 12 + [True] * 10**6)
+    monkeypatch.setattr("submatch_nb.explorer.time_limit", lambda seconds: lambda: next(asked))
+    prepare(comparison, beginning(comparison, None, 0.3), 1)
+    (some,) = pack(comparison)["pairs"][0]["layers"]
+    monkeypatch.undo()
+    (everything,) = packed_of(comparison)
+    few, all_of_them = (
+        {(s["epsilon"], v) for s in layer["simple"] for v in matches(s, 60)}
+        for layer in (some, everything)
     )
-    assert len(everyone[1]) == len(comparison.profiles["layer1"].match(0.5))
+    assert few < all_of_them
+    with pytest.raises(ValueError, match="seconds"):
+        time_limit(-1)
+
+
+def test_an_interrupted_search_leaves_all_as_it_was(monkeypatch):
+    comparison = Comparison.from_moments(layers((9, 11)))
+    before = pack(comparison)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as m:
+        m.setattr("submatch_nb.explorer.search", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(comparison, beginning(comparison, None, 0.3), 60)
+    assert pack(comparison) == before
+    assert packed_of(comparison) != before["pairs"][0]["layers"]
+
+
+def test_python_answers(small):
+    layer = small["layer0"]
+    v, epsilon = ("x", int(layer.profile.match(0.31).x[0])), 0.31
+    question = {"ask": "match", "pair": None, "layer": "layer0", "v": list(v), "epsilon": epsilon}
+    reply = answer(small, question)
+    match = minimal_match(layer.moments, v=v, epsilon=epsilon)
+    assert matches(reply["simple"], 34) == {v[1]: [*match.x, *(match.y + 20)]}
+    out = answer(small, question | {"v": ["x", int(layer.profile.x.argsort()[-2])]})
+    assert "searches to the end" in out["why"]
+
+
+def test_matches_of_a_centred_comparison_are_affine():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 6)) + 5
+    Y = X @ rng.normal(size=(6, 6)) + 0.1 * rng.normal(size=(200, 6)) + 5
+    centred = compare_activations({"l": X}, {"l": Y}, center=True, progress=False)
+    (packed,) = packed_of(centred)
+    simple = packed["simple"][-1]
+    assert simple["of"]
+    for v, members in matches(simple, 12).items():
+        name = name_neuron(v, Sides(6, 6))
+        match = minimal_match(X, Y, name, simple["epsilon"], center=True)
+        assert members == [*match.x, *(match.y + 6)]
 
 
 def test_a_saved_comparison_brings_what_was_found_before(small, tmp_path):
     small.simple(0.3)
     small.save(tmp_path / "c.safetensors")
     before, after = (
-        pack(small)["layers"],
-        pack(Comparison.load(tmp_path / "c.safetensors"))["layers"],
+        packed_of(small),
+        packed_of(Comparison.load(tmp_path / "c.safetensors")),
     )
     for a, b in zip(before, after):
         assert [s for s in a["simple"] if s["epsilon"] == 0.3] == b["simple"] and (
@@ -198,28 +303,28 @@ def test_a_saved_comparison_brings_what_was_found_before(small, tmp_path):
 def test_what_is_known_later_is_shown():
     "No state of before: smaller matches that several orders found, and another profile."
     comparison = Comparison.from_moments(layers((9, 11)))
-    before = pack(comparison)["layers"][0]
+    before = packed_of(comparison)[0]
     n = sum(len(unpacked(before[side])) for side in "xy")
     simple = comparison.simple(0.3)["layer0"]
-    assert pack(comparison)["layers"][0] == before, "the same matches, found in another way"
+    assert packed_of(comparison)[0] == before, "the same matches, found in another way"
     v = next(v for v in simple.neurons if v[0] == "x" and len(simple.smallest(v)) < n)
     everything = comparison["layer0"].profile.match(0.3)
     larger = SimpleMatches({v: [everything]}, 0.3, simple.n)
     later = Comparison(comparison, simple={0.3: {"layer0": larger}})
-    (shown,) = (s for s in pack(later)["layers"][0]["simple"] if s["epsilon"] == 0.3)
+    (shown,) = (s for s in packed_of(later)[0]["simple"] if s["epsilon"] == 0.3)
     assert matches(shown, n) == {v[1]: [*everything.x, *(everything.y + simple.n.x)]}
-    assert pack(comparison)["layers"][0] == before
+    assert packed_of(comparison)[0] == before
     comparison["layer0"].profile.x[v[1]] = 0.77
-    assert unpacked(pack(comparison)["layers"][0]["x"])[v[1]] == 0.77
+    assert unpacked(packed_of(comparison)[0]["x"])[v[1]] == 0.77
 
 
 def test_matches_are_searched_once(monkeypatch):
     comparison = Comparison.from_moments(layers((9, 11)))
-    before = pack(comparison)
+    before = packed_of(comparison)
     monkeypatch.setattr("submatch_nb.explorer.search", None)
-    assert pack(comparison) == before
+    assert packed_of(comparison) == before
     with pytest.raises(TypeError):
-        pack(Comparison.from_moments(layers((9, 11))))
+        packed_of(Comparison.from_moments(layers((9, 11))))
 
 
 def test_colors_are_those_of_the_figures():
@@ -460,11 +565,10 @@ def test_neurons_with_a_match_are_round_in_a_wide_layer(page_of, opened):
             [...grid.querySelectorAll('.drawn')].map(cell => i * 512 + Number(cell.dataset.neuron))
         ).sort((a, b) => a - b)"""
     )
-    assert drawn_there == drawn(
-        comparison.profiles["layer14"]
-    ).tolist() and f"{SAMPLE} neurons drawn at random" in text(page)
+    first = turns(comparison.profiles["layer14"])[0]
+    assert drawn_there == first.tolist() and "Round ones come with a v-minimal match" in text(page)
     page.get_by_role("combobox").select_option(label="layer3")
-    assert page.locator(".drawn").count() == 0 and "drawn" not in text(page)
+    assert page.locator(".drawn").count() == 0 and "Round ones" not in text(page)
 
 
 def test_a_neuron_lights_its_match(page_of, opened, small):
@@ -502,6 +606,7 @@ def test_neurons_by_keyboard(page_of, opened):
     assert (np.diff(np.minimum(critical[order], 2)) >= 0).all()
     page.get_by_role("button", name="ε = 0.5", exact=True).focus()
     for key, place in [
+        ("Tab", None),  # the field to find neurons
         ("Tab", 0),
         ("ArrowRight", 1),
         ("ArrowRight", 2),
@@ -510,6 +615,8 @@ def test_neurons_by_keyboard(page_of, opened):
         ("Home", 0),
     ]:
         page.keyboard.press(key)
+        if place is None:
+            continue
         assert page.evaluate("document.activeElement.dataset.neuron") == str(
             order[place]
         ) and f"a{order[place]} " in text(page)
@@ -533,16 +640,10 @@ def test_says_what_means_nothing(page_of, opened):
     full, some = Profile([0.0, 0.0], [0.0, 0.0], 2), Profile([0.5, 0.9], [0.5, np.inf], 4)
     page = opened(page_of(comparison_of({"full": full, "some": some}), layer="full"))
     assert (
-        "no fewer live neurons than there are samples" in text(page)
+        "Void at this ε: samples ≤ neurons (2 ≤ 2)" in page.locator(".verdict").inner_text()
         and page.locator(".column.hollow").count() == 1
     )
     page.get_by_role("combobox").select_option(label="some")
-    assert "chance" not in text(page)
-    page.evaluate(SLIDE, 0.9)
-    assert (
-        "random neurons would match as well" in text(page)
-        and page.locator(".column.hollow").count() == 2
-    )
     page.locator(".dead").hover()
     assert text(page) == "b1 is dead: 0 on every sample, and in no match."
 
@@ -641,7 +742,7 @@ def test_a_missing_label_would_be_noticed(page_of, opened):
 
 def test_several_on_a_page(opened, tmp_path, small):
     parts = [
-        fragment(pack(small), {"layer": layer, "epsilon": 0.3, "selected": None})
+        fragment(pack(small), {"pair": None, "layer": layer, "epsilon": 0.3, "selected": None})
         for layer in ("layer0", "layer1")
     ]
     page = tmp_path / "two.html"
@@ -692,3 +793,227 @@ def test_a_redraw_of_everything_would_be_noticed(page_of, opened, again):
     assert path.read_text() != before and (
         work["touched"] > work["changed"] if again == "drawGrids();" else work["drawn"] > 0
     )
+
+
+# What the numbers must be read with
+
+
+def trivial():
+    "Two layers that are linear in the same three inputs."
+    rng = np.random.default_rng(5)
+    data = rng.normal(size=(200, 3))
+    X, Y = (data @ rng.normal(size=(3, 8)) for _ in "xy")
+    return compare_activations({"only": X}, {"only": Y}, progress=False)
+
+
+def independent():
+    "No neuron corresponds, and yet they match: the mean direction is the same."
+    rng = np.random.default_rng(6)
+    X, Y = (np.maximum(rng.normal(2, 1, size=(400, 20)), 0) for _ in "xy")
+    return compare_activations({"only": X}, {"only": Y}, progress=False)
+
+
+READ = """() => ({
+    void: document.querySelector(".submatch-explorer").classList.contains("void"),
+    verdict: document.querySelector(".verdict").textContent,
+    level: document.querySelector(".number.null b").textContent,
+    range: document.querySelector(".similarity small").textContent,
+    half: document.querySelector(".half b").textContent,
+    about: document.querySelector(".about").textContent,
+})"""
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+@pytest.mark.parametrize("make", [with_chance, trivial, independent])
+def test_the_page_reads_numbers_as_python_does(page_of, opened, make, seconds):
+    comparison = make()
+    page = opened(page_of(comparison, seconds=seconds))
+    layer = ready(comparison["only"])
+    assert (layer.p is None) == (seconds == 0)
+    for epsilon in (0, 0.1, 0.3, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.999):
+        page.evaluate(SLIDE, epsilon)
+        read = page.evaluate(READ)
+        why = layer.void_reasons(epsilon)
+        assert read["void"] == bool(why), epsilon
+        assert all(reason in read["verdict"] for reason in why)
+        assert read["level"] == f"{layer.null[0].similarity(epsilon):.3f}"
+        if len(layer.left_out):
+            _, low, high = similarity_interval(layer.profile, layer.left_out, epsilon)
+            found = [float(word) for word in re.findall(r"\d\.\d+", read["range"])]
+            assert np.allclose(found, [low, high], atol=0.000501)
+    assert read["half"] == f"{layer.profile.half:.3f}"
+    assert f"together {layer.ranks.both}" in read["about"] and "images" in read["about"]
+    assert page.errors == []
+
+
+def test_another_rule_would_be_noticed(page_of, opened):
+    path = page_of(independent(), seconds=0)
+    path.write_text(path.read_text().replace('"margin": 0.05', '"margin": -2'))
+    page = opened(path)
+    page.evaluate(SLIDE, 0.45)
+    assert not page.evaluate(READ)["void"]
+
+
+def test_a_saved_comparison_of_before_says_that_it_has_no_null(page_of, opened):
+    with pytest.warns(SubmatchWarning, match="unverified"):
+        crossed = Comparison.load(SAVED / "crossed.safetensors")
+        several = Comparisons.load(SAVED / "several.safetensors")
+    for comparison in (crossed, several, demo_comparison()):
+        page = opened(page_of(comparison))
+        read = page.evaluate(READ)
+        assert read["level"] == "none" and "has no null" in read["verdict"]
+        assert "null=1" in read["verdict"] and page.errors == []
+
+
+def test_the_pair_of_layers_of_a_cross_comparison(page_of, opened):
+    with pytest.warns(SubmatchWarning, match="unverified"):
+        comparison = Comparison.load(SAVED / "crossed.safetensors")
+    page = opened(page_of(comparison, epsilon=0.5))
+    for name, layer in comparison.items():
+        for menu, label in zip("ab", layer.names):
+            page.get_by_role("combobox", name=f"Layer of {menu}").select_option(label=label)
+        assert lit(page) == of(layer.profile.match(0.5)), name
+    page.locator(".depth .column").first.click()
+    assert lit(page) == of(next(iter(comparison.values())).profile.match(0.5))
+    assert page.errors == [] and serious(page) == []
+
+
+def test_the_pair_of_networks(page_of, opened):
+    with pytest.warns(SubmatchWarning, match="unverified"):
+        several = Comparisons.load(SAVED / "several.safetensors")
+    page = opened(page_of(several, epsilon=0.5))
+    menu = page.get_by_role("combobox", name="Pair of networks")
+    assert menu.locator("option").count() == len(several)
+    for (a, b), comparison in several.items():
+        menu.select_option(label=f"{a} and {b}")
+        for name in several.layers:
+            page.get_by_role("combobox", name="Layer").select_option(label=name)
+            assert lit(page) == of(comparison[name].profile.match(0.5)), (a, b, name)
+    widget = explore(several)
+    pair = list(several)[-1]
+    widget.pair = pair
+    assert widget.pair == pair and widget.comparison is several[pair]
+    with pytest.raises(KeyError):
+        widget.pair = ("no", "such")
+    assert page.errors == [] and serious(page) == []
+
+
+def test_what_is_no_comparison_is_named(small):
+    with pytest.raises(TypeError, match="DataFrame"):
+        explore(small.table())
+
+
+def test_the_curves_of_null_and_untrained(page_of, opened):
+    comparison = with_chance()
+    page = opened(page_of(comparison, untrained=with_chance(seed=9)))
+    assert page.locator(".line.null").count() == 1 and page.locator(".line.untrained").count() == 1
+    assert page.locator(".band").count() == 1 and "untrained" in page.locator(".curve").inner_text()
+    page = opened(page_of(demo_comparison()))
+    assert page.locator(".line.null, .line.untrained, .band").count() == 0
+    with pytest.raises(ValueError, match="baseline"):
+        page_of(comparison, untrained=demo_comparison())
+
+
+# The search for neurons
+
+
+def test_neurons_are_found_by_keyboard(page_of, opened):
+    comparison = demo_comparison()
+    profile = comparison["fc2.relu"].profile
+    page = opened(page_of(comparison, layer="fc2.relu", epsilon=0.3))
+    everything = np.concatenate([profile.x, profile.y])
+    counts = {
+        "shared": (everything <= 0.3).sum(),
+        "private": ((everything > 0.3) & np.isfinite(everything)).sum(),
+        "dead": np.isinf(everything).sum(),
+        "b dead": np.isinf(profile.y).sum(),
+        "a12": 1,
+        "12": 2,
+        "a1, b2": 2,
+        "nothing": None,
+    }
+    field = page.get_by_role("searchbox", name="Find neurons")
+    field.focus()
+    for words, count in counts.items():
+        field.fill(words)
+        said = page.locator(".hits").inner_text()
+        if count is None:
+            assert "Give numbers" in said and page.locator(".out").count() == 0
+            continue
+        assert said.startswith(f"{count} neuron"), words
+        assert page.locator(".grid span:not(.out)").count() == count
+    field.fill("b7")
+    page.keyboard.press("Enter")
+    assert text(page).startswith("b7 ")
+    field.focus()
+    page.keyboard.press("Escape")
+    assert field.input_value() == "" and page.locator(".out").count() == 0
+    assert serious(page) == [] and page.errors == []
+
+
+# Where Python runs, and where nothing runs
+
+ASKING = """<script type="module">
+const state = {DATA}, heard = {};
+window.asked = [];
+const model = { get: name => state[name], set(name, value) { state[name] = value; },
+    save_changes() {}, on(name, f) { heard[name] = f; }, off() {},
+    send(question) { window.asked.push(question); } };
+window.tell = reply => heard["msg:custom"](reply);
+SCRIPT
+render({ model, el: document.getElementById("here") });
+</script>"""
+
+
+def test_python_is_asked_for_the_neuron_that_is_looked_at(opened, small, tmp_path):
+    data = pack(small)
+    state = {"data": data, **beginning(small, "layer0", 0.31)}
+    script = asset("explorer.js").read_text().replace("export default", "//")
+    page = tmp_path / "asking.html"
+    filled = ASKING.replace("{DATA}", json.dumps(state)).replace("SCRIPT", script)
+    style = f"<style>{asset('explorer.css').read_text()}</style>"
+    page.write_text(f"<!doctype html><meta charset=utf-8>{style}<div id=here></div>{filled}")
+    page = opened(page)
+    v = int(small["layer0"].profile.match(0.31).x[0])
+    for _ in range(10):
+        page.wait_for_timeout(250)
+        for question in page.evaluate("window.asked.splice(0)"):
+            assert question["ask"] == "chance"
+            page.evaluate("reply => tell(reply)", answer(small, question))
+    page.locator(".grid").first.locator(f"[data-neuron='{v}']").hover()
+    assert "Searching" in text(page) or page.evaluate("asked.length")
+    page.wait_for_function("asked.length > 0")
+    (question,) = page.evaluate("window.asked.splice(0)")
+    assert (question["ask"], question["v"], question["epsilon"]) == ("match", ["x", v], 0.31)
+    page.evaluate("reply => tell(reply)", answer(small, question))
+    match = minimal_match(small["layer0"].moments, v=("x", v), epsilon=0.31)
+    assert page.evaluate(PART) == of(match) and "minimal at ε = 0.31" in text(page)
+    page.wait_for_timeout(400)
+    assert page.evaluate("asked") == [] and page.errors == []
+
+
+def test_nbconvert_shows_the_page(opened, tmp_path):
+    "The notebook is run with its widget state, and opened where there is no network."
+    code = (
+        "from submatch_nb.explorer import demo_comparison, explore\n"
+        "explore(demo_comparison(), layer='fc2.relu', epsilon=0.5)"
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbformat.write(book, tmp_path / "book.ipynb")
+    command = ["-m", "nbconvert", "--execute", "--to", "html", "book.ipynb"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, check=True)
+    page = opened(tmp_path / "book.html")
+    page.locator(".submatch-explorer").first.wait_for(timeout=60_000)
+    assert page.locator(".submatch-explorer").count() == 1
+    assert lit(page) == of(demo_comparison()["fc2.relu"].profile.match(0.5))
+
+
+def test_without_scripts_a_table_stands_there(page_of, opened):
+    comparison = with_chance()
+    page = opened(page_of(comparison), java_script_enabled=False)
+    cells = page.locator("td").all_inner_texts()
+    layer = comparison["only"]
+    numbers = layer.profile.similarity(0.3), layer.null[0].similarity(0.3)
+    numbers += layer.profile.half, layer.null[0].half
+    assert cells == ["only", *(f"{number:.3f}" for number in numbers)]

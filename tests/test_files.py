@@ -1179,3 +1179,20 @@ def test_hostile_headers_of_arrays(header, ending, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=re.escape(str(path))):
         gram(path)
     assert listing(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16])
+def test_flipped_numbers_in_a_file_of_torch_are_refused(dtype, tmp_path):
+    "`torch.load` does not look at the checksums that `torch.save` writes."
+    path, other = tmp_path / "a.pt", tmp_path / "b.pt"
+    X = torch.arange(200).reshape(50, 4).to(dtype)
+    torch.save({"layer": X}, path)
+    torch.save({"layer": X}, other)
+    raw = path.read_bytes()
+    start = raw.index(X.numpy().tobytes())
+    for place in np.random.default_rng(0).integers(start, start + X.numpy().nbytes, 50):
+        broken = bytearray(raw)
+        broken[place] ^= 1 << int(place % 8)
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="a.pt.*damaged"):
+            compare_activations(path, other, progress=False)

@@ -38,6 +38,7 @@ from submatch_nb.engine.feeding import inputs_in
 from submatch_nb.engine.files import save_tensors
 from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.moments import Moments
+from submatch_nb.engine.reading import Reading
 from submatch_nb.engine.request import Request
 from submatch_nb.engine.roots import Roots
 from submatch_nb.layers import (
@@ -1384,3 +1385,88 @@ def test_transformers():
     with evaluating(*nets):
         X, Y = map(hidden, nets)
     assert same({"encoder": whole}, {"encoder": Moments(X.flatten(0, 1), Y.flatten(0, 1))}, 1e-4)
+
+
+class Streamed:
+    "Batches of 20, of which reading breaks off after some."
+
+    def __init__(self, data, batches, at=None):
+        self.data, self.batches, self.at = data, batches, at
+
+    def __iter__(self):
+        for k in range(self.batches):
+            if k == self.at:
+                raise OSError("the disk went away")
+            yield self.data[20 * k : 20 * k + 20]
+
+
+def others_of(data):
+    "Data with the same first batch and the same length."
+    changed, swapped, last = data.clone(), data.clone(), data.clone()
+    changed[25] += 1
+    swapped[[30, 31]] = swapped[[31, 30]]
+    last[159, -1, -1, -1] += 1e-3
+    return {"changed": changed, "swapped": swapped, "last that was read": last}
+
+
+@pytest.mark.parametrize("other", ["changed", "swapped", "last that was read", "shorter"])
+def test_a_pass_over_other_inputs_after_the_first_batch_is_refused(other, tmp_path, monkeypatch):
+    "All that was read before an interruption is held to a digest."
+    monkeypatch.setattr(collecting, "SHARD", 4)
+    path, options = tmp_path / "sums", {"progress": False}
+    with pytest.raises(OSError, match="went away"):
+        collect(small(0), small(1), Streamed(DIGITS, 15, 9), resume=path, **options)
+    again = Streamed(others_of(DIGITS[:300])[other], 15) if other != "shorter" else None
+    with pytest.raises(ValueError, match="had read other data after its first batch"):
+        collect(small(0), small(1), again or Streamed(DIGITS, 5), resume=path, **options)
+    resumed = collect(small(0), small(1), Streamed(DIGITS, 15), resume=path, **options)
+    assert same(resumed, collect(small(0), small(1), Streamed(DIGITS, 15), **options), 1e-6)
+
+
+@pytest.mark.parametrize("other", ["changed", "swapped"])
+def test_numbered_data_are_held_to_their_digest_too(other, tmp_path, monkeypatch):
+    monkeypatch.setattr(collecting, "SHARD", 4)
+
+    class Digits(Breaking):
+        def __init__(self, at, data):
+            super().__init__(at)
+            self.data = data
+
+        def __getitem__(self, i):
+            super().__getitem__(i)
+            return self.data[i]
+
+    options = {"batch_size": 20, "progress": False, "resume": tmp_path / "sums"}
+    data = DIGITS[:300]
+    order = Reading(data).order.inputs  # in which they are read
+    with pytest.raises(OSError, match="went away"):
+        collect(small(0), small(1), Digits(190, data), **options)
+    changed = data.clone()
+    place = order[25:27]
+    changed[place] = changed[place[::-1].copy()] if other == "swapped" else changed[place] + 1
+    with pytest.raises(ValueError, match="had read other data after its first batch"):
+        collect(small(0), small(1), Digits(None, changed), **options)
+
+
+ACTIVATIONS = {"other": nn.Tanh, "slope": lambda: nn.LeakyReLU(1e-6), "function": None}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_a_pass_with_another_activation_is_refused(kind, tmp_path):
+    "The weights are the same, and so is the data."
+
+    class Bent(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).abs()
+
+    def net(other):
+        torch.manual_seed(0)
+        first = Bent(64, 9) if other and kind == "function" else nn.Linear(64, 9)
+        bent = ACTIVATIONS[kind]() if other and ACTIVATIONS[kind] else nn.ReLU()
+        return nn.Sequential(nn.Flatten(), first, bent)
+
+    options = {"batch_size": 20, "progress": False, "resume": tmp_path / "sums"}
+    with pytest.raises(OSError, match="went away"):
+        collect(net(False), net(False), Breaking(150), ["2"], **options)
+    with pytest.raises(ValueError, match="left by another pass .*modules"):
+        collect(net(True), net(False), Breaking(None), ["2"], **options)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from submatch_nb.cli import main
-from submatch_nb.comparison import Comparison, compare
+from submatch_nb.comparison import Comparison, compare, compare_all
 from submatch_nb.engine.configs import configs, load_config
 from submatch_nb.engine.experiments import (
     Run,
@@ -31,6 +31,7 @@ from submatch_nb.engine.inputs import EPSILONS
 from submatch_nb.engine.reproducing import figures, reproduce
 from submatch_nb.engine.training import settle_norms
 from submatch_nb.layers import Sampled
+from submatch_nb.measures import identify_layers
 from submatch_nb.networks import Images, build, load_checkpoint, load_data
 from submatch_nb.paper import (
     Results,
@@ -270,6 +271,113 @@ def test_provenance(straight):
     )
 
 
+# Beside the profiles
+
+MORE = TOY.replace(
+    "orders = 2",
+    """orders = 2
+null = 19
+groups = 5
+center = true
+measures = ["cka", "pwcca"]
+crosses = ["cka", "linear_regression", "half", "similarity ε=0.3"]
+""",
+)
+
+
+@pytest.fixture(scope="module")
+def more(straight, tmp_path_factory):
+    "A folder that was begun without them, collected anew with more beside the profiles."
+    path = tmp_path_factory.mktemp("more") / "toy.toml"
+    path.write_text(MORE)
+    out = path.parent / "run"
+    shutil.copytree(straight, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "submatch_nb.engine.training._epoch", lambda *args: pytest.fail("trained again")
+        )
+        patch.setattr(
+            "submatch_nb.engine.experiments.simple_sizes",
+            lambda *args: pytest.fail("matched again"),
+        )
+        reproduce(path, out, workers=1)
+    return path, out
+
+
+def nets_of(out):
+    name = "networks/digits-vgg-w0.5-seed{}.safetensors"
+    return {f"seed{s}": load_checkpoint(out / name.format(s)).model for s in range(3)}
+
+
+def test_more_is_collected_from_networks_that_are_there(straight, more):
+    "Profiles are as they were; nulls, groups, centred twin, measures those of `compare`."
+    before, after = Results(straight / "results"), Results(more[1] / "results")
+    images, label = load_data("digits", "test"), "digits-vgg-w0.5"
+    nets = nets_of(straight)
+    for key, one in before.comparisons.items():
+        for name, profile in one.profiles.items():
+            assert np.allclose(profile.x, after.comparisons[key].profiles[name].x, atol=1e-9)
+            trained = key[1] == "trained"
+            assert len(after.comparisons[key][name].null) == (19 if trained else 1)
+            assert len(after.comparisons[key][name].left_out) == (5 if trained else 0)
+    key = label, "trained", ("seed0", "seed2")
+    options = {"null": 19, "groups": 5, "progress": False}
+    plain = compare(nets["seed0"], nets["seed2"], images, **options)
+    twin = compare(nets["seed0"], nets["seed2"], images, center=True, **options)
+    table = plain.table(measures=["cka", "pwcca"])
+    rows = after.measures.query("stage == 'trained' and pair == 'seed0 and seed2'")
+    chance = after.chance.query("stage == 'trained' and pair == 'seed0 and seed2'")
+    for column in ("cka", "cka null", "cka low", "pwcca", "pwcca high"):
+        assert np.allclose(rows[column], table[column], atol=1e-6)
+    for column in ("half", "half null", "half low", "half high", "p"):
+        assert np.allclose(chance[column], table[column], atol=1e-5)
+    for name, layer in twin.items():
+        kept = after.centred[key][name]
+        assert kept.centered and np.allclose(kept.profile.x, layer.profile.x, atol=1e-6)
+        assert np.allclose(kept.null[7].y, layer.null[7].y, atol=1e-6)
+    assert before.measures.empty and before.identification.empty and not before.centred
+
+
+def test_identification_is_that_of_identify_layers(more):
+    nets, images = nets_of(more[1]), load_data("digits", "test")
+    crossed = compare_all(nets, images, "cross", positions="mean", null=0, groups=0, progress=False)
+    table = Results(more[1] / "results").identification.set_index(["stage", "measure"])
+    for measure in ("cka", "linear_regression", "half", "similarity ε=0.3"):
+        plain = identify_layers(crossed, measure)
+        row = table.loc["trained", measure]
+        assert (row.hits, row.queries) == (plain.hits, plain.queries)
+    assert table.hits.nunique() > 1
+
+
+def test_what_is_collected_is_not_collected_twice(more, monkeypatch):
+    path, out = more
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "submatch_nb.engine.experiments.collect_all",
+            lambda *args, **kwargs: pytest.fail("collected again"),
+        )
+        reproduce(path, out, workers=1)
+    gone = out / "results/digits-vgg-w0.5_epoch1_seed0_seed1.measures.json"
+    gone.unlink()
+    reproduce(path, out, workers=1)
+    assert gone.exists()
+
+
+def test_damaged_measures_are_named(more, tmp_path):
+    out = tmp_path / "results"
+    shutil.copytree(more[1] / "results", out)
+    path = out / "digits-vgg-w0.5_trained_seed0_seed1.measures.json"
+    text = path.read_text()
+    about = json.loads(text)
+    about["measures"]["cka"].pop()
+    path.write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="measures.json"):
+        _ = Results(out).measures
+    path.write_text(text[:50])
+    with pytest.raises(ValueError, match="measures.json"):
+        _ = Results(out).measures
+
+
 # Interrupted
 
 
@@ -389,6 +497,11 @@ def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
         (("[0, 1, 2]", "[0]"), "two or more"),
         (("orders = 2", "orders = 0"), "orders 1 or more"),
         (("width = 0.5", "width = -1"), "above 0"),
+        (("orders = 2", "null = -1"), "null must be 0 or more"),
+        (("orders = 2", "groups = 1"), "groups 0, or 2 or more"),
+        (("orders = 2", "center = 1"), "center is 1"),
+        (("orders = 2", 'measures = ["cca2"]'), "cca2"),
+        (("orders = 2", 'crosses = ["halb"]'), "halb"),
         (('architecture = "digits-vgg"', ""), "lacks the key 'architecture'"),
         (("[[networks]]", "[networks"), "not a TOML file"),
         (("width = 0.5", 'weights = ["a", "b"]'), "no epochs during"),
@@ -723,7 +836,7 @@ def test_configs_are_what_they_say():
     paper = loaded["paper-cifar"]
     assert {"vgg11", "vgg13", "vgg16", "vgg19", "resnet18", "resnet20", "resnet56"} <= {
         e.architecture for e in paper.networks
-    } and paper.seeds == (0, 1, 2)
+    } and paper.seeds == (0, 1, 2, 3, 4)
     for e in paper.networks:
         assert (e.recipe.epochs, e.recipe.batch, e.recipe.decay, e.recipe.schedule, e.width) == (
             160,

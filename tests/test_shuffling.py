@@ -21,7 +21,7 @@ from submatch_nb import (
     permutation_test,
 )
 from submatch_nb.engine import collecting, shuffling
-from submatch_nb.engine.inputs import EPSILONS, SubmatchWarning
+from submatch_nb.engine.inputs import SubmatchWarning
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.reading import order_of
 from submatch_nb.engine.shuffling import permutation
@@ -399,7 +399,7 @@ SHAPES = {
     "between": (36, 24, 20),
     "widths": (200, 6, 48),
 }
-GRID = np.linspace(0, 0.999, 201)
+GRID = np.linspace(0, 0.999, 101)
 
 
 def read_as_similar(kind, shape, center, seed, null=1):
@@ -412,20 +412,37 @@ def read_as_similar(kind, shape, center, seed, null=1):
         comparison = compare_activations(X, Y, center=center, null=null, groups=0, **QUIET)
     (layer,) = comparison.values()
     void = [layer.void(epsilon) for epsilon in GRID]
-    assert layer.void() == bool(comparison.table(EPSILONS)["void"].iloc[0])
     return not (layer.void() and all(void))
 
 
+ROTATED = [kind for kind in KINDS if kind not in ("sparse", "heavy tails")]
+BY_ONE = ("between", "samples as neurons", "fewer samples than neurons")  # no draws from moments
+
+
 @pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(s, marks=[] if s in BY_ONE else pytest.mark.long) for s in SHAPES]
+)
 def test_independent_layers_are_void_at_every_epsilon(shape, center):
     "Each kind is not, by chance, in at most one of ten: p of half-epsilon, or of any epsilon."
-    wrong = [kind for kind in KINDS if read_as_similar(kind, shape, center, seed=0)]
+    wrong = [kind for kind in ROTATED if read_as_similar(kind, shape, center, seed=0)]
     assert len(wrong) <= 3, wrong
 
 
+@pytest.mark.parametrize("kind", ["ReLU, large means", "low rank", "dead neurons"])
+def test_independent_layers_are_void_in_short(kind):
+    assert not read_as_similar(kind, "many samples", False, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "heavy tails"])
+def test_layers_that_few_images_make_take_real_shuffles(kind):
+    "Draws from moments do not know them (theorem *shuffles and rotations*); shuffles do."
+    wrong = [read_as_similar(kind, "few samples", False, seed, null=19) for seed in range(10)]
+    assert sum(wrong) <= 3
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROTATED)
 def test_independent_layers_are_read_as_similar_as_seldom_as_said(kind):
     "In at most one of ten; of 120, 21 or more have a chance of 0.8 %."
     wrong = sum(read_as_similar(kind, "few samples", False, seed) for seed in range(120))

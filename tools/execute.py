@@ -24,7 +24,9 @@ def stored(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return [
         output
         for output in outputs
-        if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"
+        if WIDGET not in output.get("data", {})
+        and "submatch" not in output.get("metadata", {})  # an explorer, which stands in for it
+        and output.get("name") != "stderr"
     ]
 
 

@@ -2,8 +2,8 @@
 
 python tools/student.py runs/exercises.ipynb
 
-What is left out: solutions, the badge that opens the chapter with them, stored outputs, and the
-source of the checker, which is imported instead. Links to other pages lead to the site.
+What is left out: solutions, the badge that opens the chapter with them, and stored outputs. Links
+to other pages lead to the site.
 """
 
 import re
@@ -16,7 +16,6 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = ROOT / "nbs/14_exercises.ipynb"
-IMPORT = "from submatch_nb.exercises import check, progress"
 
 
 def site() -> str:
@@ -28,8 +27,7 @@ def site() -> str:
 
 def is_left_out(cell: NotebookNode) -> bool:
     "Whether a cell is not for students."
-    hidden = {"solution", "colab"} & set(cell.metadata.get("tags", []))
-    return bool(hidden) or cell.source.startswith(("#| default_exp", "#| export"))
+    return bool({"solution", "colab"} & set(cell.metadata.get("tags", [])))
 
 
 def linked(text: str) -> str:
@@ -47,8 +45,6 @@ def without_solutions(nb: NotebookNode) -> NotebookNode:
             cell.source = linked(cell.source)
         else:
             cell.outputs = []
-        if cell.source == "import numpy as np":
-            cell.source += f"\n\n{IMPORT}"
         cells.append(cell)
     nb.cells = cells
     return nb

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Function', 'FRESH', 'Outcome', 'limited', 'Case', 'Mistake', 'Exercise', 'Problem', 'Trial', 'attempt', 'Verdict',
-           'checked', 'answers_alike']
+           'checked', 'answers_alike', 'Progress', 'level']
 
-# %% ../../nbs/engine/checking.ipynb #d20c672d
+# %% ../../nbs/engine/checking.ipynb #225d1947
 import contextlib
 import copy
 import ctypes
@@ -15,7 +15,7 @@ import linecache
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -363,3 +363,62 @@ def answers_alike(exercise: Exercise, mistake: Mistake, trial: Trial) -> bool:
         return same(_answer(exercise, mistake, trial.given), trial.problem.answer)
     except UnreadableError:
         return False
+
+# %% ../../nbs/engine/checking.ipynb #ee87648e
+class Progress:
+    """Which exercises are solved; a table in a notebook.
+
+    Parameters
+    ----------
+    exercises : iterable of Exercise
+    verdicts : mapping
+        The verdicts on each, by its name, so far.
+
+    Attributes
+    ----------
+    rows : list of (Exercise, str)
+        Each with "solved", how often it was tried, or nothing.
+    solved : int
+        How many are.
+    """
+
+    def __init__(
+        self, exercises: Iterable[Exercise], verdicts: Mapping[str, list[Verdict]]
+    ) -> None:
+        self.rows = [(e, _status(verdicts.get(e.name, []))) for e in exercises]
+        self.solved = sum(status == "solved" for _, status in self.rows)
+
+    def __repr__(self) -> str:
+        lines = [f"{self.solved} of {len(self.rows)} solved"]
+        for e, status in self.rows:
+            mark = "✓" if status == "solved" else " "
+            lines.append(f"{mark} {e.name:15}{level(e)} {e.minutes:3} min  {status}".rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = ""
+        for e, status in self.rows:
+            values = ("✓" if status == "solved" else "", e.name, e.title, level(e))
+            cells = "".join(f"<td>{v}</td>" for v in (*values, f"{e.minutes} min", status))
+            rows += f"<tr>{cells}</tr>"
+        titles = ("solved", "name", "exercise", "level", "time", "status")
+        head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+        total = len(self.rows)
+        bar = f'<progress aria-label="solved" value="{self.solved}" max="{total}"></progress>'
+        return (
+            f"<p>{self.solved} of {total} solved {bar}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def level(exercise: Exercise) -> str:
+    "How hard it is, in dots."
+    return "●" * exercise.level + "○" * (3 - exercise.level)
+
+
+def _status(verdicts: list[Verdict]) -> str:
+    "What has become of an exercise."
+    if any(verdicts):
+        return "solved"
+    tried = [v for v in verdicts if v.says != FRESH]
+    return f"tried {len(tried)} times" if len(tried) > 1 else "tried" * len(tried)

@@ -446,7 +446,9 @@ def explore_file(args: argparse.Namespace) -> None:
     "Write the explorer of a saved comparison."
     out = at_home(args.out or Path(args.comparison).with_suffix(".html"))
     check_free(out, PAGE)
-    save_html(Comparison.load(args.comparison), out)
+    several = holds(args.comparison) == "comparisons"
+    explored = (Comparisons if several else Comparison).load(args.comparison)
+    save_html(explored, out, seconds=args.seconds)
     say(f"Saved {out}: open it in a browser")
 
 

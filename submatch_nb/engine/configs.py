@@ -84,9 +84,9 @@ def from_table(cls: type[Table], table: Mapping[str, Any], where: str) -> Table:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    "Is the value of that kind? A whole number goes for a fraction, a boolean for neither."
+    "Is the value of that kind? A whole number goes for a fraction, a boolean for no number."
     if isinstance(value, bool):
-        return False
+        return kind is bool
     return isinstance(value, kind) or (kind in (float, float | None) and isinstance(value, int))
 
 # %% ../../nbs/engine/configs.ipynb #fbfbfede
@@ -256,6 +256,18 @@ class Config:
         In how many orders simple matches are looked for.
     neurons : int
         Of how many neurons of a layer they are looked for, drawn; 0 for all that match.
+    null : int
+        Shuffles of the images for what chance gives, of trained networks: 19 and more for a p
+        value. At the other stages it is one, for a level.
+    groups : int
+        Groups of images for intervals, of trained networks; 0 for none, as at the other stages.
+    center : bool
+        Is the centred twin of each profile kept too?
+    measures : tuple of str
+        Other measures of each layer that are kept, such as "cka", with what chance gives.
+    crosses : tuple of str
+        What is kept of every layer with every layer, over the means of the images, for
+        `identify_layers`: "cka", "half", "similarity ε=0.3", ... of trained and untrained networks.
     about : str
         What it is, in a few words.
     name : str
@@ -274,6 +286,11 @@ class Config:
     samples: int = 160_000
     orders: int = 1
     neurons: int = 0
+    null: int = 1
+    groups: int = 20
+    center: bool = False
+    measures: tuple = ()
+    crosses: tuple = ()
     about: str = ""
     name: str = ""
 
@@ -295,10 +312,28 @@ class Config:
             raise ValueError(
                 f"{self.name}: samples and neurons must be 0 or more, orders 1 or more"
             )
+        _check_beside(self)
         labels = [network.label for network in self.networks]
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"{self.name}: {label} stands there twice")
+
+
+def _check_beside(config: Config) -> None:
+    "Raises ValueError for what cannot be collected beside the profiles."
+    from submatch_nb.engine.inputs import check_choice
+    from submatch_nb.engine.tables import MEASURES
+    from submatch_nb.measures import value_of
+
+    if config.null < 0 or config.groups < 0 or config.groups == 1:
+        raise ValueError(f"{config.name}: null must be 0 or more, groups 0, or 2 or more")
+    try:
+        for measure in config.measures:
+            check_choice(measure, MEASURES, "measures")
+        for measure in config.crosses:
+            value_of(measure)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{config.name}: {error}") from error
 
 
 def _check_epsilons(epsilons: tuple, name: str) -> None:

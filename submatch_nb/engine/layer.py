@@ -190,7 +190,8 @@ class Layer:
         There are no more images than neurons; or the match is trivial; or the number is no more
         than chance. With 19 shuffles that is where p > 0.05, for half-epsilon and, at an epsilon,
         for the similarity there (`p_at_any`); with one, where the number is within 0.05 of the
-        null, at its own epsilon or at one that is 0.05 larger.
+        null, at its own epsilon or at one that is 0.05 larger. Where shuffles were drawn from
+        moments, a similarity has to stand out from the real one, too.
         """
         from submatch_nb.engine.chance import LEVEL, MARGIN, p_at_any, void_reasons
 
@@ -213,7 +214,10 @@ class Layer:
         near = None
         if epsilon is not None and p is not None and p > LEVEL:
             p = p_at_any(self.profile, null, epsilon)
-        elif epsilon is not None and p is None and null:
+            if p <= LEVEL and null is not self.null:  # drawn, so the real one has to agree
+                p = None
+                null = self.null[:1]
+        if epsilon is not None and p is None and null:
             near = float(null[0].similarity(min(epsilon + MARGIN, math.nextafter(1, 0))))
         return void_reasons(
             images=self.images,
