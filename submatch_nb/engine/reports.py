@@ -138,7 +138,8 @@ def matrix_as_text(comparison: Comparison | Comparisons, epsilon: float) -> str:
 # %% ../../nbs/engine/reports.ipynb #9a7fef43
 SIMILARITY = (
     "Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none."
-    " chance ε: from there on random neurons match."
+    " chance ε: from there on Gaussian noise matches; what chance gives for these layers, with"
+    ' their means and correlations, stands in the columns "null" of table.csv.'
 )
 _SAMPLE = {
     "all": "a position in an image (neighbours are much alike)",
