@@ -215,3 +215,24 @@ def test_a_script_that_says_nothing_would_be_noticed(browser, lab):
     assert becomes(page, of(demo_comparison().profiles["fc1.relu"].match(0.25)))
     assert ask(page, "print(explorer.epsilon)") == "0.3"  # the page moved, and Python was not told
     page.context.close()
+
+
+def test_python_searches_for_the_neuron_that_is_pointed_at(browser, lab):
+    code = (
+        "import numpy as np\nfrom submatch_nb import compare_activations, explore, minimal_match\n"
+        "rng = np.random.default_rng(0)\nX = rng.normal(size=(300, 8))\n"
+        "Y = X @ rng.normal(size=(8, 8)) + 0.2 * rng.normal(size=(300, 8))\n"
+        "c = compare_activations({'l': X}, {'l': Y}, progress=False)\n"
+        "explorer = explore(c, epsilon=0.61)\nexplorer"
+    )
+    kernel = {"kernelspec": {"name": "python3", "display_name": "python3"}}
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata=kernel)
+    nbformat.write(book, lab[1] / "pointed.ipynb")
+    page = run_all(browser, lab, "pointed.ipynb")
+    page.locator(".submatch-explorer .lit").first.hover()
+    page.get_by_text("minimal at ε = 0.61").wait_for(timeout=60_000)
+    page.wait_for_function(
+        "() => document.querySelector('.verdict').textContent.includes('199 shuffles')",
+        timeout=60_000,
+    )
+    page.context.close()

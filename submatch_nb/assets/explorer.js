@@ -366,7 +366,7 @@ function render({ model, el }) {
     const one = data.pairs.find(p => same(p.pair, reply.pair)), layer = unpacked.get(one)?.find(l => l.name === reply.layer);
     asked = null;
     if (!layer) return;
-    if (reply.chance) { layer.chance = unpackChance(reply.chance); if (layer === current()) { drawCurve(); showEpsilon(); } }
+    if (reply.chance) { layer.chance = unpackChance(reply.chance); if (layer === current()) { drawCurve(); drawDepth(); showEpsilon(); } }
     else if (reply.simple) layer.simple.push(unpackMatches(reply.simple));
     else if (reply.why && reply.v) refused.set(keyOf(layer, reply.v, reply.epsilon), reply.why);
     else if (reply.why) layer.chance.pending = false;
