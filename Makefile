@@ -14,10 +14,10 @@ demo: .venv/.package   ## train two networks on digits and compare them, in runs
 	$(BIN)/submatch demo --out runs/demo
 
 test: .venv/.dev       ## run every notebook and the tests, in minutes
-	$(ONE) $(BIN)/pytest -n 2
+	$(ONE) $(BIN)/pytest -n 2 --dist worksteal
 
 test-long: .venv/.dev  ## run what `make test` leaves out, up to an hour: kills, whole sweeps, foreign models, every page at every width
-	$(ONE) $(BIN)/pytest -n 2 --long --minutes $(MINUTES) --draw $(DRAW)
+	$(ONE) $(BIN)/pytest -n 2 --dist worksteal --long --minutes $(MINUTES) --draw $(DRAW)
 
 lab: .venv/.dev        ## open the paper in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
