@@ -99,6 +99,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     _add_out_folder(parser, "compare")
     _add_compared(parser)
     _add_which(parser)
+    _add_chance(parser)
     parser.add_argument(
         "--epsilon",
         type=float,
@@ -165,6 +166,28 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
         choices=POSITIONS,
         help="which samples of a convolution: all positions, mean over them, pooled to the smaller"
         " of two grids, or sampled as in the paper (all; pooled for cross)",
+    )
+
+
+def _add_chance(parser: argparse.ArgumentParser) -> None:
+    "What chance gives, intervals, and whether neurons are centred."
+    parser.add_argument(
+        "--null",
+        type=int,
+        default=1,
+        metavar="K",
+        help="shuffle the images of one network K times, for what chance gives: 19 and more for p"
+        " values of convolutions, 0 for none (1)",
+    )
+    parser.add_argument(
+        "--groups",
+        type=int,
+        default=20,
+        metavar="G",
+        help="groups of images that are left out in turn, for intervals; 0 for none (20)",
+    )
+    parser.add_argument(
+        "--center", action="store_true", help="match neurons less their means, the affine match"
     )
 
 # %% ../nbs/engine/command_line.ipynb #2ef21ee9

@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -317,6 +318,45 @@ def test_compare_is_compare(trained, folder, tmp_path, capsys):
     )
     assert "60 of" in printed.out and "none that we know of seen in training" in printed.out
     assert "submatch: warning: layer 'fc1.relu'" in printed.err and ".py" not in printed.err
+
+
+def test_compare_takes_shuffles_groups_and_centring(trained, folder, tmp_path):
+    "The table of the command is that of Python, for checkpoints."
+    layers = ["conv1_1.relu", "fc2.relu"]
+    options = f"--data {folder} --layers {' '.join(layers)} --epsilon 0.4 --no-simple"
+    compared(trained, f"{options} --null 19 --groups 4 --center", tmp_path)
+    found = Comparison.load(tmp_path / "comparison.safetensors")
+    a, b = (load_checkpoint(p).model for p in trained)
+    data = load_data(folder, "test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)  # few images
+        expected = compare(a, b, data, layers, progress=False, null=19, groups=4, center=True)
+    table = pd.read_csv(tmp_path / "table.csv", index_col="layer")
+    columns = ["ε=0.4", "null ε=0.4", "half", "half null", "half low", "half high", "p"]
+    pd.testing.assert_frame_equal(table[columns], expected.table(0.4)[columns])
+    for layer in layers:
+        assert (len(found[layer].null), len(found[layer].left_out)) == (19, 4)
+        assert found[layer].centered and table.loc[layer, "p"] > 0
+    compared(trained, f"{options} --null 0 --groups 0", tmp_path / "none")
+    none = pd.read_csv(tmp_path / "none" / "table.csv", index_col="layer")
+    assert none[["null ε=0.4", "half null", "half low", "p"]].isna().all(axis=None)
+
+
+def test_compare_activations_takes_shuffles_groups_and_centring(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(90, 5)) + 3)
+    files = [str(tmp_path / f"{name}.npy") for name in "ab"]
+    compared(files, "--null 3 --groups 5 --center --no-simple", tmp_path / "out")
+    (layer,) = Comparison.load(tmp_path / "out" / "comparison.safetensors").values()
+    assert (len(layer.null), len(layer.left_out), layer.centered) == (3, 5, True)
+
+
+@pytest.mark.parametrize("option", ["--null -1", "--groups -2", "--groups 1"])
+def test_shuffles_and_groups_that_cannot_be(option, trained, folder, tmp_path, capsys):
+    arguments = f"{option} --data {folder} --out {tmp_path / 'out'}".split()
+    assert main(["compare", *trained, *arguments]) == 2
+    assert option.split()[0][2:] in capsys.readouterr().err
 
 
 def test_compare_every_pair_of_a_folder(trained, folder, tmp_path, capsys):

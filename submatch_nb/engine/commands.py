@@ -179,7 +179,7 @@ def _suits(networks: Iterable[Trained], images: Images) -> Images:
 
 
 def _compared(
-    models: Mapping[str, nn.Module], images: Images, layers: Any, positions: Any
+    models: Mapping[str, nn.Module], images: Images, layers: Any, options: Mapping[str, Any]
 ) -> Comparison | Comparisons | None:
     "Two networks, or every pair of several; None in all processes but the first."
     collected = collect_networks(
@@ -188,7 +188,7 @@ def _compared(
         layers,
         None,
         distributed=processes()[1] > 1,
-        positions=positions,
+        **options,
     )
     if processes()[0] > 0:
         return None
@@ -204,17 +204,19 @@ def _compare_networks(
     layers: Any,
     report: Report,
     positions: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Comparison | Comparisons | None:
     "Compare networks, and the same untrained; print the table, save everything."
     images = _suits(networks.values(), images)
     positions = positions or usual_positions(layers)
+    options = {**(options or {}), "positions": positions}
     trained = {name: net.model for name, net in networks.items()}
-    comparison = _compared(trained, images, layers, positions)
+    comparison = _compared(trained, images, layers, options)
     fresh = {
         name: settle_norms(untrained(net.about).to(_device()), images)
         for name, net in networks.items()
     }
-    baseline = _compared(fresh, images, layers, positions)
+    baseline = _compared(fresh, images, layers, options)
     if comparison is not None:
         show(comparison, report, lambda table: notes_on(table, images, seen, positions), baseline)
     return comparison
@@ -407,7 +409,13 @@ def compare_files(args: argparse.Namespace) -> None:
             f"{name}: {about['architecture']}, seed {about['seed']}, epoch {about['epoch']},"
             f" {about['test_accuracy']:.1%} right on the images held out"
         )
-    _compare_networks(networks, images, seen, layers, report, args.positions)
+    options = _chance_options(args)
+    _compare_networks(networks, images, seen, layers, report, args.positions, options)
+
+
+def _chance_options(args: argparse.Namespace) -> dict[str, Any]:
+    "What chance gives, intervals, centring: as `compare` takes them."
+    return {"null": args.null, "groups": args.groups, "center": args.center}
 
 
 def _images_for(
@@ -436,7 +444,7 @@ def compare_two_matrices(args: argparse.Namespace, report: Report) -> None:
     if args.simple is not None and layers and _crosses(layers):
         raise ValueError("--simple is for layers compared one with one: leave it out")
     show(
-        compare_activations(args.files[0], args.files[1], layers),
+        compare_activations(args.files[0], args.files[1], layers, **_chance_options(args)),
         report,
         lambda table: [SIMILARITY],
     )
