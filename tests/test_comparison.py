@@ -119,7 +119,7 @@ def test_a_row_of_the_table(comparison):
         1797,
     )
     assert [row["dead a"], row["dead b"]] == dead
-    assert row["chance ε"] == pytest.approx(math.sqrt(1 - (128 - min(dead)) / 1797))
+    assert row["Gaussian ε"] == pytest.approx(math.sqrt(1 - (128 - min(dead)) / 1797))
     assert [c for c in row.index if c.startswith("ε=")] == [
         "ε=0.15",
         "ε=0.2",
@@ -303,7 +303,7 @@ def test_the_constructor_of_before_still_works(comparison):
     with pytest.warns(DeprecationWarning, match="a Layer for each name") as caught:
         before = Comparison(comparison.profiles, comparison.neurons, residuals=comparison.residuals)
     assert caught[0].filename == __file__
-    known = slice("neuron", "chance ε")  # of what such a comparison was made of
+    known = slice("neuron", "Gaussian ε")  # of what such a comparison was made of
     assert before.table().loc[:, known].equals(comparison.table().loc[:, known])
     assert before.residuals == comparison.residuals
     assert before.moments == {} and before.positions == comparison.positions
@@ -358,7 +358,9 @@ def test_a_file_of_the_version_before(name, tmp_path):
         for what in said.keys() & answers.keys():
             expected = said[what]
             found = answers[what]()
-            found = found[expected["columns"]]  # what newer versions add stands beside
+            called = {"chance ε": "Gaussian ε"}  # since then
+            columns = [called.get(column, column) for column in expected["columns"]]
+            found = found[columns]  # what newer versions add stands beside
             for row, values in zip(found.to_numpy(), expected["data"]):
                 for mine, value in zip(row, values):
                     same = mine == value or (value is None and np.isnan(mine))
@@ -415,7 +417,7 @@ def test_full_spans_warn_with_the_layer():
         "layer 'fc2.relu'",
     }
     assert caught[0].filename == __file__, "the warning must point at the call of compare"
-    assert (few.table(0)["chance ε"] == 0).all()
+    assert (few.table(0)["Gaussian ε"] == 0).all()
     np.testing.assert_allclose(
         few.table(0)["ε=0"],
         1 - (few.table(0)["dead a"] + few.table(0)["dead b"]) / (few.table(0)["neurons a"] * 2),
@@ -962,7 +964,7 @@ def test_table_of_several_networks(three, tmp_path):
         assert table.loc[layer, "dead"] == pytest.approx(
             pairs[["dead a", "dead b"]].xs(layer, level="layer").to_numpy().mean()
         )
-        assert table.loc[layer, "chance ε"] == pairs["chance ε"].xs(layer, level="layer").min()
+        assert table.loc[layer, "Gaussian ε"] == pairs["Gaussian ε"].xs(layer, level="layer").min()
     assert table["± ε=0.5"].max() > 0.01, "an instance that tells nothing"
     beside = comparisons.table((0.3, 0.5), pairs=True, baseline=comparisons)
     for pair, c in comparisons.items():

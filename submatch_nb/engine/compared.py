@@ -359,7 +359,7 @@ class Comparison(ComparedLayers):
             empty of fewer than 19 shuffles, and "p Holm" the same corrected for all layers.
             "rank" are the dimensions that neurons span, "images" what was exchangeable, and a
             layer is "void" where its half-epsilon says nothing (`Layer.void_reasons`). A measure
-            has a column of its name, and with " null", " low" and " high". "chance ε" is the
+            has a column of its name, and with " null", " low" and " high". "Gaussian ε" is the
             Gaussian chance level for the samples and the live neurons in the network that has
             more. "size" is the median number of neurons in
             a simple match, both networks together. Where positions were sampled, similarities

@@ -66,8 +66,8 @@ def _counts(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.assign(
         neurons=_once(table, "neurons"),
         dead=_once(table, "dead"),
-        **{"chance ε": table["chance ε"].map("{:.3f}".format)},
-    )[["neurons", "samples", "dead", "chance ε"]]
+        **{"Gaussian ε": table["Gaussian ε"].map("{:.3f}".format)},
+    )[["neurons", "samples", "dead", "Gaussian ε"]]
 
 
 def _shares(table: "pd.DataFrame", prefix: str, epsilons: Sequence[float]) -> "pd.DataFrame":
@@ -138,8 +138,8 @@ def matrix_as_text(comparison: Comparison | Comparisons, epsilon: float) -> str:
 # %% ../../nbs/engine/reports.ipynb #9a7fef43
 SIMILARITY = (
     "Similarity: the share of neurons in the maximum match; dead neurons (always 0) are in none."
-    " chance ε: from there on Gaussian noise matches; what chance gives for these layers, with"
-    ' their means and correlations, stands in the columns "null" of table.csv.'
+    " Gaussian ε: the residual of a neuron of Gaussian noise; what chance gives for these layers,"
+    ' with their means and correlations, stands in the columns "null" of table.csv.'
 )
 _SAMPLE = {
     "all": "a position in an image (neighbours are much alike)",
@@ -163,11 +163,11 @@ def _note_on_images(images: Images, seen: int) -> str:
 
 def _note_on_channels(rows: "pd.DataFrame", positions: str) -> str:
     "What a sample of a convolution is; the chance level is rounded down."
-    chance = math.floor(rows["chance ε"].min() * 100) / 100
+    chance = math.floor(rows["Gaussian ε"].min() * 100) / 100
     return (
         f"Convolutions: a neuron is a channel, a sample is {_SAMPLE[positions]};"
         f" {rows.samples.min():,} to {rows.samples.max():,} samples."
-        f" Chance ε is {chance:.2f} or more."
+        f" Gaussian ε is {chance:.2f} or more."
     )
 
 
@@ -176,7 +176,7 @@ def _note_on_units(rows: "pd.DataFrame", n: int, mostly_seen: bool) -> str:
     note = (
         "Fully connected layers: a neuron is a unit, a sample is a whole image;"
         f" {n:,} samples, which is all there are."
-        f" With so few, chance ε falls to {rows['chance ε'].min():.2f}."
+        f" With so few, Gaussian ε falls to {rows['Gaussian ε'].min():.2f}."
     )
     if mostly_seen:
         note += (

@@ -140,7 +140,7 @@ class Comparisons(Mapping[Pair, Comparison]):
         -------
         DataFrame
             A row for each layer; with `pairs` for each pair and layer. "±" is the standard
-            deviation over the pairs; neurons and dead neurons are means too, "chance ε" is the
+            deviation over the pairs; neurons and dead neurons are means too, "Gaussian ε" is the
             lowest.
 
         Raises

@@ -64,7 +64,7 @@ def layer_row(layer: Layer, epsilons: Iterable[float]) -> dict[str, str | int | 
         row[f"ε={e:g}"] = float(np.mean(values))
         if layer.profiles:
             row[f"± ε={e:g}"] = spread(values)
-    row["chance ε"] = profile.chance
+    row["Gaussian ε"] = profile.chance
     return row
 
 # %% ../../nbs/engine/tables.ipynb #e1ac7544
@@ -298,5 +298,5 @@ def mean_rows(tables: "pd.DataFrame", pairs: Columns, baselines: Columns) -> "pd
         rows[name] = layers[name].mean()
     rows["images"] = layers["images"].first()
     rows["void"] = layers["void"].all()
-    rows["chance ε"] = layers["chance ε"].min()
+    rows["Gaussian ε"] = layers["Gaussian ε"].min()
     return rows
