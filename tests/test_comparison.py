@@ -46,8 +46,9 @@ from submatch_nb.layers import (
     evaluating,
     layer_names,
 )
-from submatch_nb.maximum import Profile, algorithm_1, epsilon_profile
+from submatch_nb.maximum import Profile, algorithm_1, epsilon_profile, maximum_match
 from submatch_nb.networks import build, load_data, recipe_for, train, trained_pair
+from submatch_nb.neurons import digits_layers
 from submatch_nb.simple import simple_matches
 
 DIGITS = load_data("digits", "all")
@@ -340,6 +341,19 @@ def test_a_module_holds_functions_and_classes_only():
 
 
 SAVED = Path(__file__).parent / "saved"
+
+
+def test_simple_matches_of_a_centred_comparison_are_affine():
+    X, Y = digits_layers()
+    plain, centred = (
+        compare_activations(X, Y, center=center, null=0, groups=0) for center in (False, True)
+    )
+    for comparison, parts in ((plain, (X, Y)), (centred, (X - X.mean(0), Y - Y.mean(0)))):
+        (found,) = comparison.simple(0.3).values()
+        match = maximum_match(*parts, epsilon=0.3)
+        assert {i for m in found for i in m.x} == set(match.x.tolist())
+        assert {i for m in found for i in m.y} == set(match.y.tolist())
+    assert plain.table(0.3)["ε=0.3"].item() != centred.table(0.3)["ε=0.3"].item()
 
 
 @pytest.mark.parametrize("name", ["crossed", "drawn", "exact", "several"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import numpy as np
 
-from .analysis import analysed, profile_of
+from .analysis import analysed, profile_of, seen
 from .files import save_tensors
 from submatch_nb.engine.inputs import (
     EPSILONS,
@@ -326,7 +326,8 @@ class Comparison(ComparedLayers):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SubmatchWarning)  # `compare` has warned
                 self._simple[epsilon] = {
-                    layer: simple_matches(m, epsilon=epsilon) for layer, m in self.moments.items()
+                    layer: simple_matches(seen(self[layer], m), epsilon=epsilon)
+                    for layer, m in self.moments.items()
                 }
         return self._simple[epsilon]
 
