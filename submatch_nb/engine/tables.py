@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Epsilons', 'MEASURES', 'Columns', 'draw_similarities', 'spread', 'layer_row', 'chance_columns', 'chance_table',
-           'half_interval', 'make_profiles', 'bootstrap', 'measure_columns', 'say_missing', 'measured',
-           'simple_columns', 'layer_grid', 'grid_of', 'mean_rows']
+           'half_interval', 'make_profiles', 'measure_columns', 'say_missing', 'measured', 'simple_columns',
+           'layer_grid', 'grid_of', 'mean_rows']
 
 # %% ../../nbs/engine/tables.ipynb #beee2b99
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +15,12 @@ import numpy as np
 
 from .analysis import profile_of
 from .chance import holm
-from .inputs import EPSILONS, check_choice, warn
+from .inputs import check_choice, warn
 from submatch_nb.engine.intervals import (
     SHARE,
     Interval,
     jackknife,
     leave_one_out,
-    similarity_interval,
 )
 from .layer import Kept, Layer
 from .moments import Moments
@@ -121,55 +120,6 @@ def make_profiles(layers: Iterable[Layer]) -> None:
         for one in kept:
             for _ in one[len(one) - one.missing :]:
                 bar.update()
-
-
-def bootstrap(comparison: "Comparison", level: float = 0.95) -> "pd.DataFrame":
-    """Intervals of similarities, half-epsilon and the area, by leaving out groups of images.
-
-    Of the expected value at this number of images: what other images would give, not other
-    networks.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        Made with groups of images, as `compare` does.
-    level : float
-        In (0, 1).
-
-    Returns
-    -------
-    DataFrame
-        A row for each layer and quantity ("ε=0.3", ..., "half", "area"), with columns "value",
-        "low" and "high".
-
-    Raises
-    ------
-    ValueError
-        Where a layer has no groups of images.
-
-    References
-    ----------
-    Shao and Tu 1995, doi:10.1007/978-1-4612-0795-5.
-    """
-    import pandas as pd
-
-    for name, layer in comparison.items():
-        if len(layer.left_out) < 2:
-            raise ValueError(
-                f"layer {name!r} has no groups of images, from which intervals come: compare with"
-                " groups=20"
-            )
-    make_profiles(comparison.values())
-    rows = {}
-    for name, layer in comparison.items():
-        profile = profile_of(layer)
-        for e in EPSILONS:
-            rows[name, f"ε={e:g}"] = similarity_interval(profile, layer.left_out, e, level)
-        rows[name, "half"] = half_interval(layer, level)
-        areas = [one.area for one in layer.left_out]
-        rows[name, "area"] = jackknife(profile.area, areas, level, SHARE)
-    index = pd.MultiIndex.from_tuples(list(rows), names=["layer", "quantity"])
-    return pd.DataFrame(list(rows.values()), index, ["value", "low", "high"])
 
 
 def measure_columns(layers: Mapping[str, Layer], measures: Sequence[str]) -> dict[str, list[float]]:
