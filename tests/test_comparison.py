@@ -343,6 +343,35 @@ def test_a_module_holds_functions_and_classes_only():
 SAVED = Path(__file__).parent / "saved"
 
 
+def test_a_report_has_the_numbers_of_the_table():
+    X, Y = digits_layers()
+    comparison = compare_activations({"fc2": X}, {"fc2": Y}, groups=10)
+    row = comparison.table(0.25).loc["fc2"]
+    (line,) = comparison.report(0.25).splitlines()[1:]
+    assert line == (
+        f"fc2 (32 + 32 neurons, 1,797 samples): similarity {row['ε=0.25']:.3f} at ε = 0.25 (images"
+        f" shuffled: {row['null ε=0.25']:.3f}); half of the neurons match at ε = {row['half']:.3f}"
+        f" (95 % interval over images {row['half low']:.3f} to {row['half high']:.3f}; images"
+        f" shuffled: {row['half null']:.3f}; p = {row['p']:.3f}, corrected for all layers"
+        f" {row['p Holm']:.3f})."
+    )
+    assert not row["void"] and row["ε=0.25"] > 0.5
+    bare = compare_activations({"fc2": X}, {"fc2": Y}, null=0, groups=0, center=True).report()
+    assert bare.count("no null") == 2 and "interval" not in bare and "less their means" in bare
+
+
+def test_a_report_says_what_says_nothing():
+    rng = np.random.default_rng(0)
+    X, Y = (np.maximum(rng.normal(2, 1, (1000, 20)), 0) for _ in range(2))
+    comparison = compare_activations(X, Y, groups=0)
+    assert comparison.similarity(comparison.layers[0], 0.46) > 0.5
+    said = comparison.report(0.46)
+    assert "The similarity says nothing: p > 0.05." in said
+    assert "The half-ε says nothing: p > 0.05." in said
+    few = compare_activations(X[:15], Y[:15], groups=0).report()
+    assert "The similarity says nothing: " in few and "(15 ≤ 20)" in few
+
+
 def test_simple_matches_of_a_centred_comparison_are_affine():
     X, Y = digits_layers()
     plain, centred = (

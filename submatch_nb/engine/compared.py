@@ -37,6 +37,7 @@ from submatch_nb.engine.tables import (
     layer_row,
     make_profiles,
     measure_columns,
+    sentence,
     simple_columns,
 )
 from submatch_nb.figures import (
@@ -387,6 +388,28 @@ class Comparison(ComparedLayers):
         if simple is not None:
             rows = rows.assign(**simple_columns(self.simple(simple), simple))
         return rows.assign(**measure_columns(self, measures))
+
+    def report(self, epsilon: float = 0.3) -> str:
+        """What a paper says of the comparison, a line for each layer.
+
+        Parameters
+        ----------
+        epsilon : float
+            In [0, 1).
+
+        Returns
+        -------
+        str
+            The similarity at epsilon and the half-epsilon of each layer, with what chance gives,
+            the 95 % interval and p, as `table` has them; where a number says nothing, why.
+        """
+        epsilon = check_epsilon(epsilon)
+        table = self.table(epsilon)
+        centered = any(layer.centered for layer in self.values())
+        what = "affine match, of neurons less their means" if centered else "of neurons as they are"
+        lines = [f"Neuron-activation subspace match (Wang et al. 2018), {what}."]
+        lines += [sentence(layer, table.loc[name], epsilon) for name, layer in self.items()]
+        return "\n".join(lines)
 
     def matrix(self, epsilon: float = 0.3) -> "pd.DataFrame":
         """Similarity of every layer with every layer at one epsilon.

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Epsilons', 'MEASURES', 'Columns', 'draw_similarities', 'spread', 'layer_row', 'chance_columns', 'chance_table',
-           'half_interval', 'make_profiles', 'measure_columns', 'say_missing', 'measured', 'simple_columns',
+           'half_interval', 'make_profiles', 'measure_columns', 'say_missing', 'measured', 'simple_columns', 'sentence',
            'layer_grid', 'grid_of', 'mean_rows']
 
 # %% ../../nbs/engine/tables.ipynb #beee2b99
@@ -194,6 +194,41 @@ def simple_columns(
         f"simple ε={epsilon:g}": [len(s) for s in sizes],
         f"size ε={epsilon:g}": [float(np.median(s)) if s else np.nan for s in sizes],
     }
+
+# %% ../../nbs/engine/tables.ipynb #rep00002
+def sentence(layer: Layer, row: "pd.Series", epsilon: float) -> str:
+    "What a paper says of one layer; `row` is the layer's in a table at that epsilon."
+    kind = f"{layer.name} ({row['neurons a']} + {row['neurons b']} {layer.neuron}s"
+    samples = f"{row['samples']:,} samples"
+    if layer.images not in (None, row["samples"]):
+        samples += f" of {layer.images:,} images"
+    similarity = f"similarity {row[f'ε={epsilon:g}']:.3f} at ε = {epsilon:g}"
+    half = f"half of the neurons match at ε = {row['half']:.3f}"
+    parts = [f"{similarity} ({_null_in_words(row[f'null ε={epsilon:g}'])})"]
+    parts.append(f"{half} ({'; '.join(_beside_half(row))})")
+    text = f"{kind}, {samples}): {'; '.join(parts)}."
+    for what, reasons in (
+        ("The similarity", layer.void_reasons(epsilon)),
+        ("The half-ε", layer.void_reasons()),
+    ):
+        if reasons:
+            text += f" {what} says nothing: {'; '.join(reasons)}."
+    return text
+
+
+def _null_in_words(value: float) -> str:
+    return "no null" if np.isnan(value) else f"images shuffled: {value:.3f}"
+
+
+def _beside_half(row: "pd.Series") -> list[str]:
+    "The interval of half-epsilon, its null and p, in words; what there is."
+    parts = []
+    if not np.isnan(row["half low"]):
+        parts.append(f"95 % interval over images {row['half low']:.3f} to {row['half high']:.3f}")
+    parts.append(_null_in_words(row["half null"]))
+    if not np.isnan(row["p"]):
+        parts.append(f"p = {row['p']:.3f}, corrected for all layers {row['p Holm']:.3f}")
+    return parts
 
 # %% ../../nbs/engine/tables.ipynb #aa26db49
 def layer_grid(layers: Iterable[Layer]) -> "pd.DataFrame | None":
