@@ -278,9 +278,18 @@ def read_json(path: FilePath, schema: Any = None) -> dict[str, Any]:
 
     Raises FileNotFoundError; ValueError where it holds none, or is not as the schema says.
     """
+    return _json_in(_bytes_of(path), path, schema)
+
+
+def _bytes_of(path: FilePath) -> bytes:
     _check_there(path)
     with reading(path):
-        about = json.loads(Path(path).read_bytes())
+        return Path(path).read_bytes()
+
+
+def _json_in(text: bytes, path: FilePath, schema: Any = None) -> dict[str, Any]:
+    with reading(path):
+        about = json.loads(text)
         conform(schema or dict, about, str(path))
         return about
 
@@ -291,13 +300,14 @@ def load_json(path: FilePath, kind: str, schema: Any = None) -> dict[str, Any]:
     Raises FileNotFoundError; ValueError where it is another file, a damaged one, or not as the
     schema says. Warns where it was written by a version that stored no digest.
     """
-    about = read_json(path)
+    text = _bytes_of(path)
+    about = _json_in(text, path)
     found = about.pop("submatch", None)
     sealed = about.pop("sha256", None)
     if found is None and sealed is None:
         _warn_unverified(path)
     else:
-        _check_seal(path, Path(path).read_bytes())
+        _check_seal(path, text)
         if found != kind:
             raise ValueError(f"{path} holds {found}, not {kind}")
     if schema:
