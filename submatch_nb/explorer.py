@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from .comparison import Comparison, Comparisons
 from .engine.analysis import profile_of
-from .engine.chance import ENOUGH, LEVEL, MARGIN, TIE
+from .engine.chance import ENOUGH, LEVEL, MARGIN, TIE, leads
 from .engine.compared import baselines_of
 from .engine.files import asset
 from submatch_nb.engine.inputs import (
@@ -183,15 +183,9 @@ def demo_comparison() -> Comparison:
         return Comparison.load(path)
 
 # %% ../nbs/engine/exploring.ipynb #a896d1df
-def _to_make(layer: Layer) -> list[Kept[Profile]]:
-    "Profiles that are made when they are asked for, where some were not."
-    beside = (layer.left_out, layer.null_drawn)
-    return [one for one in beside if isinstance(one, Kept) and one.missing]
-
-
 def make_some(layer: Layer, over: Over) -> None:
     "Make the profiles that the layer's interval and p value take, until time is over."
-    for profiles in _to_make(layer):
+    for profiles in layer.to_make:
         while profiles.missing and not over():
             profiles[len(profiles) - profiles.missing]
 
@@ -234,9 +228,7 @@ def _any(
     "What `p_at_any` takes at every epsilon: the mean reach of each share, and the shuffles' lead."
     if len(shuffles) < ENOUGH:
         return None
-    reached = np.sort([critical_values(one) for one in (profile, *shuffles)], 1)
-    mean = reached.mean(0)
-    lead = (mean - reached[1:]).max(1)
+    mean, lead = leads(profile, shuffles)
     return {"mean": _numbers(mean), "lead": _numbers(lead), "drawn": are_drawn}
 
 
@@ -249,7 +241,7 @@ def pack_chance(layer: Layer) -> dict[str, Any]:
     low, high = half_interval(made)[1:]
     several = len(made.left_out) > 1
     return {
-        "pending": bool(_to_make(layer)),
+        "pending": bool(layer.to_make),
         "shuffles": len(shuffles),
         "about": layer.null_about,
         "null": _sorted(critical_values(levels[0])) if len(levels) else None,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIE', 'ENOUGH', 'LEVEL', 'MARGIN', 'Rows', 'rows_of_images', 'joint_moments', 'with_cross', 'shuffled_moments',
-           'p_value', 'p_at_any', 'holm', 'calibrated', 'frame_block', 'null_from_moments', 'void_reasons']
+           'p_value', 'p_at_any', 'leads', 'holm', 'calibrated', 'frame_block', 'null_from_moments', 'void_reasons']
 
 # %% ../../nbs/engine/chance.ipynb #83e049b6
 from collections.abc import Iterator, Sequence
@@ -188,14 +188,21 @@ def p_at_any(observed: "Profile", null: Sequence["Profile"], epsilon: float) -> 
     ----------
     Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.3.
     """
-    several = (observed, *null)
-    reached = np.sort([critical_values(one) for one in several], axis=1)  # the ε of each share
-    mean = reached.mean(0)
+    mean, lead = leads(observed, null)
     matched = round(float(observed.similarity(epsilon)) * len(mean))
     if matched == 0:
         return 1.0
-    farthest = (mean - reached[1:]).max(1)
-    return p_value(mean[matched - 1] - epsilon, farthest)
+    return p_value(mean[matched - 1] - epsilon, lead)
+
+
+def leads(observed: "Profile", null: Sequence["Profile"]) -> tuple[np.ndarray, np.ndarray]:
+    """The ε of each share of the neurons, the mean of all profiles, (neurons,); and how far before
+    it each shuffle reaches some share, (shuffles,).
+    """
+    several = (observed, *null)
+    reached = np.sort([critical_values(one) for one in several], axis=1)
+    mean = reached.mean(0)
+    return mean, (mean - reached[1:]).max(1)
 
 # %% ../../nbs/engine/chance.ipynb #881de8e9
 def holm(p: ArrayLike) -> np.ndarray:

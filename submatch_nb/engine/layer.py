@@ -164,6 +164,12 @@ class Layer:
         return self.null if len(self.null) >= ENOUGH else self.null_drawn or self.null
 
     @property
+    def to_make(self) -> "list[Kept[Profile]]":
+        """Profiles of intervals and p values that were not all asked for, and so not made, yet."""
+        beside = (self.left_out, self.null_drawn)
+        return [one for one in beside if isinstance(one, Kept) and one.missing]
+
+    @property
     def p(self) -> float | None:
         """How often chance gives a half-epsilon as small; None of fewer than 19 shuffles."""
         from submatch_nb.engine.chance import ENOUGH, p_value

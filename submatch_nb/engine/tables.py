@@ -22,7 +22,7 @@ from submatch_nb.engine.intervals import (
     jackknife,
     leave_one_out,
 )
-from .layer import Kept, Layer
+from .layer import Layer
 from .moments import Moments
 from ..simple import SimpleMatches
 
@@ -109,12 +109,7 @@ def make_profiles(layers: Iterable[Layer]) -> None:
     "Make the profiles that intervals and p values take; shows a bar where that takes long."
     from tqdm.auto import tqdm
 
-    kept = [
-        one
-        for layer in layers
-        for one in (layer.left_out, layer.null_drawn)
-        if isinstance(one, Kept)
-    ]
+    kept = [one for layer in layers for one in layer.to_make]
     total = sum(one.missing for one in kept)
     with tqdm(total=total, desc="intervals and p values", delay=2, leave=False) as bar:
         for one in kept:
