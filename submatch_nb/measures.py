@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Measure', 'MEASURES', 'Value', 'OF_PROFILE', 'DISTANCES', 'DIRECTED', 'ANGLES', 'linear_regression', 'cca', 'svcca',
            'pwcca', 'cka', 'procrustes', 'value_of', 'profiles_of', 'centred_profiles', 'Identification',
-           'identify_layers', 'queries', 'both_ways', 'answer', 'layers_that_met', 'cka_angle', 'cca_angle']
+           'identify_layers', 'queries', 'in_turn', 'both_ways', 'answer', 'layers_that_met', 'cka_angle', 'cca_angle']
 
 # %% ../nbs/09_measures.ipynb #0b4cf5dd
 import math
@@ -439,6 +439,13 @@ def queries(
     for cell in comparison.values():
         both = both_ways(cell, measure)
         values[cell.names] = Sides(-both.x, -both.y) if far else both
+    yield from in_turn(values, layers)
+
+
+def in_turn(
+    values: Mapping[tuple[str, str], Sides[float]], layers: Sequence[str]
+) -> Iterator[tuple[str, list[float]]]:
+    "Each layer of a, then of b, and its scores with the layers of the other network."
     for a in layers:
         yield a, [values[a, b].x for b in layers]
     for b in layers:

@@ -23,11 +23,12 @@ from ..comparison import Comparison
 from .analysis import profile_of
 from .configs import Config, Experiment, from_table, is_name
 from .files import load_json, read_json
+from .inputs import Sides
 from .layer import Layer
 from .saving import load_comparison
 from .schemas import Count, Number, closed, conform, reading
 from .tables import chance_columns
-from ..measures import DISTANCES, answer
+from ..measures import DISTANCES, answer, in_turn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -355,13 +356,11 @@ def _hits(names: Sequence[Sequence[str]], values: Sequence[Any], measure: str) -
     "For each layer of a, then of b: is the layer of the other network that is most alike the same?"
     sign = -1 if measure.startswith(DISTANCES) else 1
     scores = {
-        tuple(cell): [math.nan if v is None else sign * v for v in both]
-        for cell, both in zip(names, values, strict=True)
+        (a, b): Sides(*(math.nan if v is None else sign * v for v in both))
+        for (a, b), both in zip(names, values, strict=True)
     }
     layers = list(dict.fromkeys(a for a, _ in scores))
-    from_a = [answer([scores[one, b][0] for b in layers], layers) == one for one in layers]
-    from_b = [answer([scores[a, one][1] for a in layers], layers) == one for one in layers]
-    return from_a + from_b
+    return [answer(found, layers) == asked for asked, found in in_turn(scores, layers)]
 
 
 def _sizes(results: Results) -> Iterator[tuple[str, Pair, int, str, str, dict[str, Any]]]:
