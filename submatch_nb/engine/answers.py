@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CLOSE', 'UnreadableError', 'plain', 'kind', 'array', 'number', 'truth', 'vector', 'indices', 'neuron', 'neurons',
-           'two_sets', 'or_none', 'same', 'written', 'written_key']
+           'two_sets', 'parts', 'or_none', 'same', 'written', 'written_key']
 
 # %% ../../nbs/engine/answers.ipynb #41e13217
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,17 @@ def two_sets(value: Any, n_x: int, n_y: int) -> NeuronSet:
     value = list(value)
     x, y = indices(value[0], n_x, "x"), indices(value[1], n_y, "y")
     return frozenset([("x", i) for i in x] + [("y", j) for j in y])
+
+
+def parts(value: Any, fields: Sequence[str]) -> list[Any]:
+    "Several things of one answer, by their names or in their order."
+    value = plain(value)
+    if isinstance(value, Mapping):
+        value = tuple(value.get(name) for name in fields)
+    if not isinstance(value, tuple | list) or len(value) != len(fields):
+        asked = ", ".join(fields)
+        raise UnreadableError(f"This is {kind(value)}, where {asked} are asked for.")
+    return list(value)
 
 
 def or_none(read: Callable[..., Any], value: Any, *args: Any) -> Any:

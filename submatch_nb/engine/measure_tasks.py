@@ -6,12 +6,12 @@
 __all__ = ['CKA', 'CCA', 'IDENTIFY', 'INPUTS', 'JOHNSON', 'Sums', 'sums', 'Blocks', 'Networks']
 
 # %% ../../nbs/engine/measure_tasks.ipynb #c9a4f9e6
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .answers import UnreadableError, array, kind, number, plain
+from .answers import UnreadableError, array, number, parts
 from .checking import Case, Exercise, Mistake
 from .oracles import basis, plain_maximum
 from .shrinking import Given
@@ -353,12 +353,7 @@ class Networks(NamedTuple):
 
 
 def _read_networks(value: Any, given: Given) -> Networks:
-    value = plain(value)
-    if isinstance(value, Mapping):
-        value = tuple(value.get(name) for name in Networks._fields)
-    if not isinstance(value, tuple | list) or len(value) != 4:
-        raise UnreadableError(f"This is {kind(value)}, where W_a, R_a, W_b, R_b are asked for.")
-    found = Networks(*map(array, value))
+    found = Networks(*map(array, parts(value, Networks._fields)))
     if any(M.ndim != 2 for M in found):
         raise UnreadableError("W_a, R_a, W_b and R_b are not all matrices.")
     if not all(np.isfinite(M).all() for M in found):

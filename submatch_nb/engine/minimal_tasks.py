@@ -18,6 +18,7 @@ from submatch_nb.engine.answers import (
     neuron,
     number,
     or_none,
+    parts,
     plain,
     two_sets,
 )
@@ -219,17 +220,13 @@ _PARALLEL = 1e-3  # residual below which two neurons count as parallel
 
 
 def _read_instance(value: Any, given: Given) -> Instance:
-    value = plain(value)
-    if isinstance(value, Mapping):
-        value = tuple(value.get(name) for name in Instance._fields)
-    if not isinstance(value, tuple | list) or len(value) != 4:
-        raise UnreadableError(f"This is {kind(value)}, where X, Y, v, epsilon are asked for.")
-    X, Y = array(value[0]), array(value[1])
+    first, second, v, epsilon = parts(value, Instance._fields)
+    X, Y = array(first), array(second)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y):
         raise UnreadableError("X and Y are not two matrices with a row for each sample.")
     if not (np.isfinite(X).all() and np.isfinite(Y).all()):
         raise UnreadableError("X or Y holds a number that is not finite.")
-    return Instance(X, Y, neuron(value[2]), number(value[3]))
+    return Instance(X, Y, neuron(v), number(epsilon))
 
 
 def _judge_instance(found: Instance, given: Given) -> str | None:
