@@ -171,6 +171,8 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
 
 def _add_chance(parser: argparse.ArgumentParser) -> None:
     "What chance gives, intervals, and whether neurons are centred."
+    from submatch_nb.engine.request import GROUPS
+
     parser.add_argument(
         "--null",
         type=int,
@@ -182,9 +184,9 @@ def _add_chance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--groups",
         type=int,
-        default=20,
+        default=GROUPS,
         metavar="G",
-        help="groups of images that are left out in turn, for intervals; 0 for none (20)",
+        help=f"groups of images that are left out in turn, for intervals; 0 for none ({GROUPS})",
     )
     parser.add_argument(
         "--center", action="store_true", help="match neurons less their means, the affine match"

@@ -81,9 +81,9 @@ def highest_in(outputs: Outputs, name: str, neurons: Sequence[int], first: int) 
             f"layer {name!r} has NaN among its activations: find the inputs that make them, or"
             " give another layer"
         )
-    places = np.stack(np.unravel_index(where.cpu().numpy(), grid), -1) if grid else None
-    if places is None:
-        places = np.empty((*values.shape, 0), int)
+    places = np.empty((*values.shape, 0), int)
+    if grid:
+        places = np.stack(np.unravel_index(where.cpu().numpy(), grid), -1)
     numbers = np.broadcast_to(first + np.arange(len(values)), values.T.shape)
     return Highest(values.T.cpu().double().numpy(), places.swapaxes(0, 1), numbers)
 
@@ -92,8 +92,11 @@ def best_of(one: Highest, other: Highest, count: int) -> Highest:
     "The highest of both, at most so many for each neuron; of equals those of `one` go first."
     values, places, inputs = (np.concatenate(both, 1) for both in zip(one, other, strict=True))
     order = np.argsort(-values, axis=1, kind="stable")[:, :count]
-    taken = (np.take_along_axis(values, order, 1), np.take_along_axis(inputs, order, 1))
-    return Highest(taken[0], np.take_along_axis(places, order[..., None], 1), taken[1])
+    return Highest(
+        np.take_along_axis(values, order, 1),
+        np.take_along_axis(places, order[..., None], 1),
+        np.take_along_axis(inputs, order, 1),
+    )
 
 # %% ../../nbs/engine/tops.ipynb #tops0010
 def top_samples(
