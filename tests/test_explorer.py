@@ -855,11 +855,17 @@ def test_another_rule_would_be_noticed(page_of, opened):
     assert not page.evaluate(READ)["void"]
 
 
+def without_chance():
+    "The demo's comparison as it was before there were nulls."
+    bare = {name: replace(one, null=(), null_drawn=()) for name, one in demo_comparison().items()}
+    return Comparison(bare)
+
+
 def test_a_saved_comparison_of_before_says_that_it_has_no_null(page_of, opened):
     with pytest.warns(SubmatchWarning, match="unverified"):
         crossed = Comparison.load(SAVED / "crossed.safetensors")
         several = Comparisons.load(SAVED / "several.safetensors")
-    for comparison in (crossed, several):
+    for comparison in (crossed, several, without_chance()):
         page = opened(page_of(comparison))
         read = page.evaluate(READ)
         assert read["level"] == "none" and "has no null" in read["verdict"]
@@ -909,8 +915,7 @@ def test_the_curves_of_null_and_untrained(page_of, opened):
     page = opened(page_of(comparison, untrained=with_chance(seed=9)))
     assert page.locator(".line.null").count() == 1 and page.locator(".line.untrained").count() == 1
     assert page.locator(".band").count() == 1 and "untrained" in page.locator(".curve").inner_text()
-    bare = {name: replace(one, null=(), null_drawn=()) for name, one in demo_comparison().items()}
-    page = opened(page_of(Comparison(bare)))
+    page = opened(page_of(without_chance()))
     assert page.locator(".line.null, .line.untrained, .band").count() == 0
     with pytest.raises(ValueError, match="baseline"):
         page_of(comparison, untrained=demo_comparison())
