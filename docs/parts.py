@@ -26,5 +26,6 @@ ENGINE = (
     *("oracles", "answers", "shrinking", "checking"),
     *("match_tasks", "minimal_tasks", "hook_tasks", "measure_tasks", "shuffle_tasks"),
     "course",
-    *("configs", "experiments", "results", "reproducing", "reports", "commands", "command_line"),
+    *("configs", "weights", "experiments", "results", "summaries", "reproducing", "reports"),
+    *("commands", "command_line"),
 )

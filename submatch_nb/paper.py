@@ -17,7 +17,8 @@ from submatch_nb.engine.plots import (
     plot_training,
     plot_width,
 )
-from .engine.results import Results, accuracies, half_epsilons, summary
+from .engine.results import Results
+from .engine.summaries import accuracies, half_epsilons, summary
 
 _all_ = [
     "Results",

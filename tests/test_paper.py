@@ -23,13 +23,13 @@ from submatch_nb.engine.configs import configs, load_config
 from submatch_nb.engine.experiments import (
     Run,
     load_member,
-    renormalise,
     simple_sizes,
 )
 from submatch_nb.engine.files import load_tensors
 from submatch_nb.engine.inputs import EPSILONS
 from submatch_nb.engine.reproducing import figures, reproduce
 from submatch_nb.engine.training import settle_norms
+from submatch_nb.engine.weights import renormalise
 from submatch_nb.layers import Sampled
 from submatch_nb.measures import identify_layers
 from submatch_nb.networks import Images, build, load_checkpoint, load_data
@@ -225,6 +225,10 @@ def test_simple_sizes_are_those_of_simple_matches(straight):
         )
         both = set(simple_matches(held.moments[layer], epsilon=e, orders=2))
         assert max(rows["count"]) <= len(both) <= sum(rows["count"])
+        distinct = results.distinct.query(
+            "layer == @layer and epsilon == @e and pair == 'seed0 and seed1'"
+        )
+        assert sorted(distinct["size"]) == sorted(map(len, both))
     drawn = simple_sizes(held.moments["fc1.relu"], 0.5, 1, most=5)
     everything = simple_sizes(held.moments["fc1.relu"], 0.5, 1)
     assert drawn["tried"] == 5 < drawn["matched"] == everything["matched"] == everything[

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from .results import Part, Results, half_epsilons, summary
+from .results import Results
+from .summaries import Part, half_epsilons, summary
 
 if TYPE_CHECKING:
     import pandas as pd

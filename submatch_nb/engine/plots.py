@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .results import Results, half_epsilons, summary
+from .results import Results
+from .summaries import half_epsilons, summary
 from .texts import on_figure
 from ..figures import figure_of
 

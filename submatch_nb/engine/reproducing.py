@@ -43,8 +43,9 @@ from submatch_nb.engine.plots import (
     plot_training,
     plot_width,
 )
-from .results import Results, accuracies, summary
+from .results import Results
 from .schemas import closed, wrong_in
+from .summaries import accuracies, summary
 from .texts import for_spreadsheet, say
 from submatch_nb.engine.writing import (
     FIGURE,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pair', 'pair_file', 'AboutNetwork', 'AboutResults', 'AboutSizes', 'AboutPairSizes', 'AboutMeasures', 'read_sizes',
-           'Results', 'accuracies', 'summary', 'half_epsilon', 'half_epsilons', 'Part']
+           'Results']
 
 # %% ../../nbs/engine/results.ipynb #f503a304
 import math
@@ -74,7 +74,8 @@ class AboutSizes(TypedDict):
 
     matched: Number
     tried: Number
-    sizes: list[list[Count]]
+    sizes: list[list[Count]]  # by order
+    distinct: NotRequired[list[Count]]  # of all orders together
 
 
 @closed
@@ -125,6 +126,9 @@ class Results:
         A row for each network, stage, pair, layer and epsilon of the config.
     simple : DataFrame
         A row for each network, pair, layer, epsilon and order of trained networks.
+    distinct : DataFrame
+        A row for each distinct simple match over all orders: network, pair, layer, depth, epsilon
+        and size; without rows where a run of an older version did not keep them.
     centred : dict
         As `comparisons`, of the affine match; empty where none were collected.
     chance : DataFrame
@@ -235,6 +239,13 @@ class Results:
         import pandas as pd
 
         return pd.DataFrame(_simple_rows(self))
+
+    @cached_property
+    def distinct(self) -> "pd.DataFrame":
+        import pandas as pd
+
+        columns = ["network", "pair", "layer", "depth", "epsilon", "size"]
+        return pd.DataFrame(_distinct_rows(self), columns=columns)
 
     @cached_property
     def centred(self) -> dict[tuple[str, str, Pair], Comparison]:
@@ -392,120 +403,8 @@ def _simple_rows(results: Results) -> Iterator[dict[str, Any]]:
                 "largest": max(sizes, default=0),
             }
 
-# %% ../../nbs/engine/results.ipynb #582a00be
-def accuracies(results: Results) -> "pd.DataFrame":
-    """How many networks of each architecture there are, and how well they do.
 
-    Returns
-    -------
-    DataFrame
-        A row for each architecture: "networks" of how many that were begun, which "diverged",
-        "pairs", "lowest accuracy" and "highest" on the test images, NaN where it is not known.
-    """
-    import pandas as pd
-
-    rows = []
-    for label in results.labels:
-        begun = [n for n in results.about["networks"] if n["network"] == label]
-        right = [n["test_accuracy"] for n in begun if "test_accuracy" in n]
-        lost = ", ".join(n["member"] for n in begun if "diverged" in n)
-        rows.append(
-            {
-                "network": label,
-                "networks": f"{len(results.members(label))} of {len(begun)}",
-                "diverged": lost or "none",
-                "pairs": len(results.pairs(label)),
-                "lowest accuracy": min(right, default=np.nan),
-                "highest": max(right, default=np.nan),
-            }
-        )
-    return pd.DataFrame(rows).set_index("network")
-
-
-def summary(results: Results, label: str, stage: str = "trained") -> "pd.DataFrame":
-    """Similarity by layer and epsilon, over all pairs of one architecture.
-
-    Returns
-    -------
-    DataFrame
-        A row for each layer; columns ("mean", ε), ("min", ε) and ("max", ε).
-
-    Raises
-    ------
-    ValueError
-        Where no pair was compared at that stage.
-    """
-    rows = results.similarities.query("network == @label and stage == @stage")
-    if rows.empty:
-        raise ValueError(f"no pair of {label!r} was compared at the stage {stage!r}")
-    by_layer = rows.groupby(["layer", "epsilon"], sort=False).similarity
-    return by_layer.agg(["mean", "min", "max"]).unstack()
-
-# %% ../../nbs/engine/results.ipynb #443d62c7
-def half_epsilon(results: Results, label: str, layer: str, stage: str = "trained") -> float:
-    "The ε at which half of a layer matches, the mean over the pairs of one architecture."
-    halves = []
-    for pair in results.pairs(label):
-        profile = results.comparisons[label, stage, pair].profiles[layer]
-        critical = np.sort(np.r_[profile.x, profile.y])
-        halves.append(critical[math.ceil(len(critical) / 2) - 1])
-    return np.mean(halves)
-
-
-def half_epsilons(results: Results, label: str) -> "pd.DataFrame":
-    """The ε at which half of each layer matches.
-
-    Returns
-    -------
-    DataFrame
-        A row for each layer of the architecture, a column for each stage.
-    """
-    import pandas as pd
-
-    layers = summary(results, label).index
-    return pd.DataFrame(
-        {
-            stage: {layer: half_epsilon(results, label, layer, stage) for layer in layers}
-            for stage in results.experiment(label).stages
-        }
-    )
-
-# %% ../../nbs/engine/results.ipynb #ba1fb6a6
-@dataclass(frozen=True)
-class Part:
-    """Some layers of one architecture.
-
-    Parameters
-    ----------
-    label : str
-        Of the architecture.
-    name : str
-        What to call the part.
-    layers : tuple of str
-    """
-
-    label: str
-    name: str
-    layers: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.label}: {self.name}"
-
-    def similarity(self, results: Results, epsilon: float, stage: str = "trained") -> float:
-        "The mean over its layers and over all pairs."
-        return self._rows(results, epsilon, stage).similarity.mean()
-
-    def neurons(self, results: Results) -> int:
-        "How many neurons its layers have in both networks together."
-        rows = self._rows(results, results.config.epsilon[0], "trained")
-        return 2 * rows[rows.pair == rows.pair.iloc[0]].neurons.sum()
-
-    def dead(self, results: Results, stage: str) -> float:
-        "How many of them are dead, the mean over pairs."
-        rows = self._rows(results, results.config.epsilon[0], stage)
-        return rows.groupby("pair").dead.sum().mean()
-
-    def _rows(self, results: Results, epsilon: float, stage: str) -> "pd.DataFrame":
-        table = results.similarities
-        its = (table.network == self.label) & table.layer.isin(self.layers)
-        return table[its & (table.epsilon == epsilon) & (table.stage == stage)]
+def _distinct_rows(results: Results) -> Iterator[tuple]:
+    for label, pair, depth, layer, e, found in _sizes(results):
+        for size in found.get("distinct", ()):
+            yield label, " and ".join(pair), layer, depth, float(e), size
