@@ -285,6 +285,7 @@ groups = 5
 center = true
 measures = ["cka", "pwcca"]
 crosses = ["cka", "linear_regression", "half", "similarity ε=0.3"]
+mixed = true
 """,
 )
 
@@ -340,6 +341,22 @@ def test_more_is_collected_from_networks_that_are_there(straight, more):
         assert kept.centered and np.allclose(kept.profile.x, layer.profile.x, atol=1e-6)
         assert np.allclose(kept.null[7].y, layer.null[7].y, atol=1e-6)
     assert before.measures.empty and before.identification.empty and not before.centred
+
+
+def test_mixed_pairs_are_a_trained_network_and_an_untrained_one(more):
+    path, out = more
+    results, label = Results(out / "results"), "digits-vgg-w0.5"
+    run = Run(load_config(path), out, "digits", "cpu")
+    experiment = run.config.networks[0]
+    for pair in ((0, 1), (1, 2)):
+        nets = [load_member(run, experiment, n, s) for n, s in zip(pair, ("trained", "untrained"))]
+        plain = compare(*nets, load_data("digits", "test"), groups=0, progress=False)
+        mixed = results.comparisons[label, "mixed", tuple(f"seed{n}" for n in pair)]
+        for name, layer in plain.items():
+            assert np.allclose(mixed[name].profile.x, layer.profile.x, atol=1e-6)
+            assert np.allclose(mixed[name].null[0].y, layer.null[0].y, atol=1e-6)
+    assert set(results.similarities.stage) == {*experiment.stages, "mixed"}
+    assert (label, "mixed", ("seed0", "seed1")) in results.centred
 
 
 def test_identification_is_that_of_identify_layers(more):

@@ -25,8 +25,8 @@ from torch import nn
 
 from ..comparison import Comparison
 from .architectures import build
-from .collecting import collect_all
-from .configs import Config, Experiment
+from .collecting import Collected, collect_all
+from .configs import MIXED, Config, Experiment, stage_at
 from .files import load_json, said_in, save_json, save_tensors, seal_of
 from .images import Images, Split, load_data
 from .layer import Layer
@@ -260,38 +260,57 @@ def collect_stage(run: Run, experiment: Experiment, stage: str, members: Mapping
     ValueError
         Where the config asks for the ReLUs inside a module that has none.
     """
-    origins = {i: run.origin(experiment, i, stage) for i in members}
     paths, of = {}, {}
     for pair in combinations(members, 2):
         paths[pair] = run.moments(experiment, stage, [members[i] for i in pair])
-        of[pair] = {members[i]: origins[i] for i in pair}
+        of[pair] = {
+            members[i]: run.origin(experiment, i, stage_at(stage, place))
+            for place, i in enumerate(pair)
+        }
     asked = _asked(run.config, stage)
     if all(_is_collected(path, of[pair], asked) for pair, path in paths.items()):
         return
     with run.timed("collect", f"{experiment.label} {stage}"):
-        models = {number: load_member(run, experiment, number, stage) for number in members}
-        layers = _layers_inside(next(iter(models.values())), experiment)
-        samples: Positions = "all"
-        if run.config.samples:
-            samples = Sampled(run.config.samples, draws=1)
-        collected = collect_all(
-            models,
-            run.images("test"),
-            layers,
-            progress=False,
-            positions=samples,
-            null=asked["null"],
-            groups=asked["groups"],
-        )
-        for pair, moments in collected.items():
-            result_of(paths[pair]).unlink(missing_ok=True)  # made again from these
-            tensors, about = Comparison.from_moments(moments).packed(moments=True)
-            save_tensors(paths[pair], "comparison", tensors, **about, of=of[pair])
-            if _is_more(asked):
-                own = {number: models[number] for number in pair}
-                crossed = cross_values(own, run.images("test"), layers, asked["crosses"])
-                keep_beside(paths[pair], moments, of[pair], asked, crossed)
+        for models in _side_by_side(run, experiment, stage, list(members)):
+            layers = _layers_inside(next(iter(models.values())), experiment)
+            for pair, moments in _collect(run, models, layers, asked).items():
+                result_of(paths[pair]).unlink(missing_ok=True)  # made again from these
+                tensors, about = Comparison.from_moments(moments).packed(moments=True)
+                save_tensors(paths[pair], "comparison", tensors, **about, of=of[pair])
+                if _is_more(asked):
+                    own = {number: models[number] for number in pair}
+                    crossed = cross_values(own, run.images("test"), layers, asked["crosses"])
+                    keep_beside(paths[pair], moments, of[pair], asked, crossed)
     say(f"{experiment.label}, {stage}: collected")
+
+
+def _side_by_side(
+    run: Run, experiment: Experiment, stage: str, numbers: list[int]
+) -> Iterator[dict[int, nn.Module]]:
+    "Networks that are fed together: all of a stage, or the two of each mixed pair."
+    for group in combinations(numbers, 2) if stage == MIXED else [numbers]:
+        yield {
+            number: load_member(run, experiment, number, stage_at(stage, place))
+            for place, number in enumerate(group)
+        }
+
+
+def _collect(
+    run: Run, models: Mapping[int, nn.Module], layers: list[str], asked: Mapping[str, Any]
+) -> dict[tuple[int, int], Collected]:
+    "The moments of every two of some networks."
+    samples: Positions = "all"
+    if run.config.samples:
+        samples = Sampled(run.config.samples, draws=1)
+    return collect_all(
+        models,
+        run.images("test"),
+        layers,
+        progress=False,
+        positions=samples,
+        null=asked["null"],
+        groups=asked["groups"],
+    )
 
 
 def _asked(config: Config, stage: str) -> dict[str, Any]:

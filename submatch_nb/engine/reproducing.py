@@ -113,7 +113,9 @@ def differing(one: Any, other: Any, where: str = "") -> Iterator[Difference]:
         yield Difference(where, one, other)
 
 
-BESIDE = tuple(f"config.{key}" for key in ("null", "groups", "center", "measures", "crosses"))
+BESIDE = tuple(
+    f"config.{key}" for key in ("null", "groups", "center", "measures", "crosses", "mixed")
+)
 
 
 def matters(difference: Difference) -> bool:
@@ -187,9 +189,10 @@ def compare_stages(run: Run, pool: Executor | None, networks: Sequence[Mapping])
         own = [n for n in networks if n["network"] == e.label]
         members = {i: n["member"] for i, n in enumerate(own) if "diverged" not in n}
         if len(members) > 1:
-            collect += [(run, e, stage, members) for stage in e.stages]
+            collect += [(run, e, stage, members) for stage in run.config.stages(e)]
         pairs = list(combinations(members.values(), 2))
-        match += [(run, e, stage, pair) for stage in reversed(e.stages) for pair in pairs]
+        stages = run.config.stages(e)
+        match += [(run, e, stage, pair) for stage in reversed(stages) for pair in pairs]
     each(pool, collect_stage, collect)
     each(pool, match_pair, match)
 

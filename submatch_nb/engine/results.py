@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from ..comparison import Comparison
 from .analysis import profile_of
-from .configs import Config, Experiment, from_table, is_name
+from .configs import Config, Experiment, from_table, is_name, stage_at
 from .files import load_json, read_json
 from .inputs import Sides
 from .layer import Layer
@@ -199,7 +199,7 @@ class Results:
         wanted = [
             (e.label, stage, pair)
             for e in self.config.networks
-            for stage in e.stages
+            for stage in self.config.stages(e)
             for pair in self.pairs(e.label)
         ]
         return {key: self._comparison(*key) for key in wanted}
@@ -218,7 +218,7 @@ class Results:
     ) -> None:
         "Raises ValueError where a file is of other networks than are told of."
         told = {
-            n["member"]: n["origins"].get(stage)
+            n["member"]: n["origins"].get(stage_at(stage, pair.index(n["member"])))
             for n in self.about["networks"]
             if n["network"] == label and n["member"] in pair and "origins" in n
         }
