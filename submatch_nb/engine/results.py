@@ -123,7 +123,8 @@ class Results:
     comparisons : dict
         (label of an architecture, stage, pair) -> `Comparison`, read when first asked for.
     similarities : DataFrame
-        A row for each network, stage, pair, layer and epsilon of the config.
+        A row for each network, stage, pair, layer and epsilon of the config: the similarity, what
+        chance gives, and the same of the centred twin; NaN where it was not collected.
     simple : DataFrame
         A row for each network, pair, layer, epsilon and order of trained networks.
     distinct : DataFrame
@@ -292,7 +293,9 @@ class Results:
 # %% ../../nbs/engine/results.ipynb #1b40894a
 def _similarity_rows(results: Results) -> Iterator[dict[str, Any]]:
     for (label, stage, pair), c in results.comparisons.items():
+        twins: Mapping[str, Layer] = results.centred.get((label, stage, pair), {})
         for depth, (layer, profile) in enumerate(c.profiles.items()):
+            twin = twins.get(layer)
             for e in results.config.epsilon:
                 yield {
                     "network": label,
@@ -308,6 +311,8 @@ def _similarity_rows(results: Results) -> Iterator[dict[str, Any]]:
                     "epsilon": e,
                     "similarity": profile.similarity(e),
                     "null": _null_at(c[layer], e),
+                    "centred": profile_of(twin).similarity(e) if twin else np.nan,
+                    "centred null": _null_at(twin, e) if twin else np.nan,
                 }
 
 
