@@ -11,15 +11,18 @@ import time
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, compare, compare_all
-from submatch_nb.engine.configs import configs, load_config
+from submatch_nb.engine.claims import claims
+from submatch_nb.engine.configs import Config, Experiment, configs, load_config
 from submatch_nb.engine.experiments import (
     Run,
     load_member,
@@ -113,7 +116,10 @@ def test_every_stage_leaves_its_files(straight):
     assert sorted(p.name for p in (straight / "figures").iterdir()) == sorted(
         [
             f"digits-vgg-w0.5-{what}.png"
-            for what in ("similarity", "profile", "simple-size", "simple-count", "training")
+            for what in (
+                *("similarity", "half", "profile"),
+                *("simple-size", "simple-count", "training", "sizes"),
+            )
         ]
         + ["similarities.csv"]
     )
@@ -397,6 +403,116 @@ def test_damaged_measures_are_named(more, tmp_path):
     path.write_text(text[:50])
     with pytest.raises(ValueError, match="measures.json"):
         _ = Results(out).measures
+
+
+# Claims
+
+
+def layers_of(**similarities):
+    "A network whose layers have these similarities, trained; 0 at the other stages."
+    depth = {layer: d for d, layer in enumerate(similarities)}
+    rows = [
+        {
+            "network": "net",
+            "stage": stage,
+            "pair": pair,
+            "layer": layer,
+            "depth": depth[layer],
+            "neuron": "unit" if layer.startswith("fc") else "channel",
+            "neurons": 10,
+            "epsilon": 0.3,
+            "similarity": (value + shift) if stage == "trained" else 0.0,
+            "null": 0.0,
+            "centred": np.nan,
+        }
+        for stage in ("untrained", "trained")
+        for pair, shift in (("a and b", 0.02), ("a and c", -0.02))
+        for layer, value in similarities.items()
+    ]
+    experiment = Experiment("digits-vgg")
+    return SimpleNamespace(
+        similarities=pd.DataFrame(rows),
+        labels=["net"],
+        pairs=lambda label: [("a", "b"), ("a", "c")],
+        experiment=lambda label: experiment,
+        config=Config((experiment,), epsilon=(0.3,), name="planted"),
+        chance=pd.DataFrame(
+            {"network": "net", "stage": "trained", "depth": range(len(depth)), "rank both": 20}
+        ),
+        distinct=pd.DataFrame(
+            [("net", "fc", 0.3, size) for size in (2, 4, 5, 5)],
+            columns=["network", "layer", "epsilon", "size"],
+        ),
+    )
+
+
+def verdicts(results):
+    return claims(results).xs("net", level="network")
+
+
+def test_claims_are_judged_by_their_rules():
+    planted = layers_of(conv1=0.5, conv2=0.02, conv3=0.02, conv4=0.02, conv5=0.02, fc=0.9)
+    table = verdicts(planted)
+    assert list(table.agrees) == [
+        *("yes", "no", "yes", "yes", "yes"),
+        *("no", "yes", "yes", "yes", "yes"),
+    ]
+    assert set(table["agrees, centred"]) == {"not collected"}
+    assert table.chance[1] == "5 of 5 (ε = 0.3)" and table.here[1] == "4 of 5 (ε = 0.3)"
+    assert table.here[8] == "for each neuron 0.05 (ε = 0.3)"  # 2 of 20 neurons, in one of two pairs
+
+
+@pytest.mark.parametrize(
+    "change, claim, verdict",
+    [
+        ({"conv2": 0.11, "conv3": 0.11, "conv4": 0.11}, 1, "no"),
+        ({"conv2": 0.09, "conv3": 0.09, "conv4": 0.09}, 1, "yes"),
+        ({"conv1": 0.0, "conv2": 0.0, "conv3": 0.0, "conv4": 0.0, "conv5": 0.0}, 2, "yes"),
+        ({"conv3": 0.9, "conv4": 0.9}, 3, "no"),
+        ({"fc": 0.1}, 3, "no"),
+        ({"fc": 0.05}, 4, "cannot be said"),
+        ({"conv1": 0.1}, 5, "no"),
+    ],
+)
+def test_claims_that_just_hold_or_miss(change, claim, verdict):
+    layers = {"conv1": 0.5, "conv2": 0.02, "conv3": 0.02, "conv4": 0.02, "conv5": 0.02, "fc": 0.9}
+    assert verdicts(layers_of(**layers | change)).agrees[claim] == verdict
+
+
+def test_claims_of_ranks_spread_and_sizes():
+    planted = layers_of(conv1=0.5, conv2=0.0, conv3=0.0, fc=0.9)
+    planted.chance["rank both"] = 12
+    spread = planted.similarities.pair.map({"a and b": 0.1, "a and c": -0.1})
+    planted.similarities["similarity"] += spread * (planted.similarities.similarity > 0.1)
+    planted.distinct = pd.DataFrame(
+        [("net", layer, 0.3, 2) for layer in ("conv1",) * 6 + ("fc",) * 5],
+        columns=planted.distinct.columns,
+    )
+    table = verdicts(planted)
+    assert list(table.agrees[5:]) == ["yes", "no", "no", "no", "no"]
+    assert table.here[6] == "12 dimensions for 20 neurons of both networks"
+    nothing = layers_of(conv1=0.02, conv2=0.02, conv3=0.02, fc=0.02)
+    nothing.similarities["similarity"] = 0.0
+    nothing.distinct = nothing.distinct[:0]
+    assert list(verdicts(nothing).agrees) == [
+        *("yes", "yes", "cannot be said", "cannot be said", "cannot be said"),
+        *("no", "cannot be said", "yes", "cannot be said", "yes"),
+    ]
+    lost = layers_of(conv1=0.5, conv2=0.0, conv3=0.0, fc=0.9)
+    lost.distinct = lost.distinct[:0]  # as an older version left it
+    assert list(verdicts(lost).agrees[7:]) == ["not collected"] * 3
+
+
+def test_claims_of_a_run(more):
+    "Chance and the centred twin are judged on their own numbers."
+    results = Results(more[1] / "results")
+    table = claims(results).xs("digits-vgg-w0.5", level="network")
+    assert "not collected" not in set(table.agrees) | set(table["agrees, centred"][:5])
+    rows = results.similarities.query("stage == 'trained' and layer == 'fc2.relu'")
+    means = rows.groupby("epsilon")[["similarity", "null", "centred"]].mean()
+    for column, shown in (("similarity", "here"), ("null", "chance"), ("centred", "centred")):
+        first = [text.split(" : ")[0] for text in table[shown][3].split(", ")]
+        assert first == [f"{value:.2f}" for value in means[column]]
 
 
 # Interrupted

@@ -308,7 +308,8 @@ def first_is_of_low_rank(given: Given) -> Found:
         return NOTHING
     neurons = 2 * int(given.rows().query("depth == 0").neurons.iloc[0])
     ranks = first["rank both"].astype(int)
-    shown = f"{ranks.min()} to {ranks.max()} dimensions for {neurons} neurons of both networks"
+    span = " to ".join(str(rank) for rank in sorted({ranks.min(), ranks.max()}))
+    shown = f"{span} dimensions for {neurons} neurons of both networks"
     return Found(shown, by_epsilon({0.0: ranks.max() < neurons}))
 
 
@@ -324,8 +325,12 @@ def pairs_vary_little(given: Given) -> Found:
 
 
 def _sizes_kept(given: Given) -> bool:
-    """Are there the sizes of simple matches? They are looked for in plain similarities alone."""
-    return given.column == "similarity" and not given.results.distinct.empty
+    """Are there the sizes of simple matches? They are looked for in plain matches alone; where
+    nothing matches there are none to keep.
+    """
+    if given.column != "similarity":
+        return False
+    return not given.results.distinct.empty or given.rows().similarity.max() == 0
 
 
 def _small(given: Given, place: int, size: int) -> "pd.Series":

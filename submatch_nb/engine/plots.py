@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY', 'FAINT', 'VALUES', 'EVERY', 'HALF', 'by_depth', 'shares', 'explain', 'dashed', 'draw_range', 'draw_baseline',
            'draw_band', 'colors_of', 'plot_similarity', 'outlined', 'similarity_everywhere', 'plot_heat', 'plot_simple',
-           'simple_axis', 'plot_training', 'plot_width', 'plot_halves', 'plot_half_widths']
+           'simple_axis', 'plot_training', 'plot_width', 'plot_halves', 'plot_half_widths', 'plot_half', 'plot_sizes']
 
 # %% ../../nbs/engine/plots.ipynb #c89aa8c3
 import math
@@ -326,3 +326,113 @@ def plot_half_widths(by_width: Mapping[str, "pd.DataFrame"], title: str) -> "Fig
         ax.plot(table.untrained.to_numpy(), "--", color=color, linewidth=1)
     ax.set(ylim=(0, 1), ylabel=HALF)
     return explain(ax, title, [dashed("untrained")])
+
+# %% ../../nbs/engine/plots.ipynb #plt22002
+def plot_half(results: Results, label: str) -> "Figure":
+    """Draw the half-ε of each layer against depth, beside what chance gives and the untrained.
+
+    A line is the mean over all pairs, a band reaches from the lowest to the highest. A second panel
+    has the centred twin, where it was collected.
+
+    Parameters
+    ----------
+    results : Results
+    label : str
+        Of one architecture.
+    """
+    import matplotlib.pyplot as plt
+
+    rows = results.chance.query("network == @label")
+    kinds = {"half": "match", "half centred": "centred match"}
+    there = [kind for kind in kinds if rows[kind].notna().all()]
+    size = (3.2 + 3.6 * len(there), 3.8)
+    fig, axes = plt.subplots(
+        1, len(there), figsize=size, sharey=True, squeeze=False, dpi=100, layout="constrained"
+    )
+    plt.close(fig)
+    for ax, kind in zip(axes[0], there, strict=True):
+        by_depth(list(dict.fromkeys(rows.layer)), ax)
+        _half_lines(ax, rows, kind)
+        ax.set_title(f"{label}: {kinds[kind]}", fontsize=10, loc="left")
+        ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes[0, 0].set(ylim=(0, 1.02), ylabel="half-ε (lower: more alike)")
+    axes[0, -1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+def _half_lines(ax: "Axes", rows: "pd.DataFrame", kind: str) -> None:
+    """Trained, its chance where there is one, and untrained: means and ranges over pairs."""
+    drawn = (
+        ("trained", kind, "images shuffled", "#999999", ":"),
+        ("untrained", kind, "untrained", GREY, "--"),
+        ("trained", kind, "trained", "#31688e", "-"),
+    )
+    for stage, column, name, color, style in drawn:
+        own = rows[rows.stage == stage]
+        values = own[f"{column} null" if name == "images shuffled" else column]
+        by_layer = values.groupby(own.depth).agg(["mean", "min", "max"])
+        if by_layer["mean"].isna().all():
+            continue
+        at = by_layer.index
+        ax.fill_between(at, by_layer["min"], by_layer["max"], color=color, alpha=0.2, linewidth=0)
+        marker = "o" if name == "trained" else ""
+        ax.plot(at, by_layer["mean"], style, color=color, marker=marker, markersize=4, label=name)
+
+# %% ../../nbs/engine/plots.ipynb #plt22004
+def plot_sizes(results: Results, label: str, layers: Sequence[str] | None = None) -> "Figure":
+    """Draw how many neurons simple matches hold, near the input and near the output.
+
+    Parameters
+    ----------
+    results : Results
+        That keeps the distinct simple matches of all orders.
+    label : str
+        Of one architecture.
+    layers : sequence of str, optional
+        By default the first and the last.
+
+    Raises
+    ------
+    ValueError
+        Where the run did not keep them.
+    """
+    import matplotlib.pyplot as plt
+
+    rows = results.distinct.query("network == @label")
+    order = list(summary(results, label).index)
+    chosen = [order[0], order[-1]] if layers is None else list(layers)
+    if rows.empty:
+        raise ValueError(
+            f"no distinct simple matches of {label} are in {results.folder}: an older version made"
+            " it, or nothing matches; `submatch reproduce` keeps them"
+        )
+    fig, axes = plt.subplots(
+        1, len(chosen), figsize=(8.5, 3.4), sharey=True, squeeze=False, dpi=100,
+        layout="constrained",
+    )  # fmt: skip
+    plt.close(fig)
+    colors = colors_of(results.config.epsilon)
+    for ax, layer in zip(axes[0], chosen, strict=True):
+        own = rows[rows.layer == layer]
+        for e, sizes in own.groupby("epsilon")["size"]:
+            name = f"ε = {e:g}: {len(sizes)}"
+            ax.ecdf(sizes, color=colors[e], linewidth=2, label=name)
+        _size_axis(ax, own["size"].max(), f"{label}, {on_figure(layer)}")
+    axes[0, 0].set_ylabel("share of simple matches")
+    return fig
+
+
+def _size_axis(ax: "Axes", largest: float, title: str) -> None:
+    """From one neuron to the largest match; where there is none, say so."""
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(ylim=(0, 1.02), xlabel="neurons of both networks in a simple match, at most")
+    if not largest > 0:
+        ax.text(0.5, 0.5, "nothing matches at any ε", ha="center", transform=ax.transAxes)
+        ax.set_xticks([])
+        return
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(1.8, max(4, largest * 1.1))  # no simple match is smaller than two neurons
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.grid(axis="both", color=FAINT, linewidth=0.8)
+    ax.legend(frameon=False, fontsize=9, title="matches found", title_fontsize=9)

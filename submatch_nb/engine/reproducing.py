@@ -37,9 +37,11 @@ from submatch_nb.engine.experiments import (
 )
 from .files import digest_file, read_json
 from submatch_nb.engine.plots import (
+    plot_half,
     plot_heat,
     plot_similarity,
     plot_simple,
+    plot_sizes,
     plot_training,
     plot_width,
 )
@@ -202,11 +204,14 @@ def figures(results: Results) -> "Iterator[tuple[str, Figure]]":
     largest = max(results.config.epsilon)
     for label in filter(results.pairs, results.labels):
         yield f"{label}-similarity", plot_similarity(results, label)
+        yield f"{label}-half", plot_half(results, label)
         yield f"{label}-profile", plot_heat(results, label)
         for what in ("size", "count"):
             yield f"{label}-simple-{what}", plot_simple(results, label, what)
         if results.experiment(label).during:
             yield f"{label}-training", plot_training(results, label, largest)
+        if label in set(results.distinct.network):
+            yield f"{label}-sizes", plot_sizes(results, label)
     networks = results.config.networks
     one_architecture = len({e.architecture for e in networks}) == 1
     if len(networks) > 1 and one_architecture and any(map(results.pairs, results.labels)):
