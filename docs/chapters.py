@@ -26,7 +26,7 @@ from types import GenericAlias
 import nbformat
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
-from parts import ENGINE, PARTS
+from parts import ENGINE, GUIDES, PARTS
 from pybtex.database import parse_file
 from sphinx.addnodes import pending_xref, pending_xref_condition
 
@@ -66,16 +66,20 @@ def book():
     return sorted(NBS.glob("[0-9]*.ipynb"))
 
 
+def in_order(pages, names):
+    "Pages in the order of their names; a page that nobody has placed stands at the end."
+    place = {name: i for i, name in enumerate(names)}
+    return sorted(pages, key=lambda path: (place.get(path.stem, len(place)), path.stem))
+
+
 def guides():
     "The pages that answer how to do one thing."
-    return sorted(NBS.glob("guides/*.ipynb"))
+    return in_order(NBS.glob("guides/*.ipynb"), GUIDES)
 
 
 def engine():
-    "The engine room, in the order of reading; a page that nobody has placed stands at the end."
-    place = {name: i for i, name in enumerate(ENGINE)}
-    found = NBS.glob("engine/*.ipynb")
-    return sorted(found, key=lambda path: (place.get(path.stem, len(place)), path.stem))
+    "The engine room, in the order of reading."
+    return in_order(NBS.glob("engine/*.ipynb"), ENGINE)
 
 
 def notebooks():

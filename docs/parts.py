@@ -1,5 +1,5 @@
-"""The order of the pages: parts of the book, rooms of the engine. The site and the README read it
-here.
+"""The order of the pages: parts of the book, guides, rooms of the engine. The site and the README
+read it here.
 """
 
 # Caption -> numbers of its chapters
@@ -10,6 +10,8 @@ PARTS = {
     "IV. Results": ("12", "13"),
     "V. The course": ("14",),
 }
+# One task a page, what most readers ask first at the head
+GUIDES = ("compare", "reading", "data")
 # In the order in which they are read
 ENGINE = (
     *("inputs", "sets", "texts", "writing", "schemas", "files", "drawing"),

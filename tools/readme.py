@@ -1,4 +1,4 @@
-"""Write the table of chapters in nbs/index.ipynb from their first lines, and README.md.
+"""Write the tables of chapters and guides in nbs/index.ipynb from their first lines, and README.md.
 
 README.md is made of the index and its stored outputs; with --check, only say whether both are in step.
 """  # noqa: E501
@@ -14,11 +14,13 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "docs"))
-from parts import PARTS  # noqa: E402
+from parts import GUIDES, PARTS  # noqa: E402
 
 IMAGES = "nbs/images"
 INDEX = ROOT / "nbs/index.ipynb"
-HEAD = "| no. | chapter | tells |\n| --- | --- | --- |"  # of the table of chapters
+# How the tables of chapters and of guides begin
+CHAPTERS = "| no. | chapter | tells |\n| --- | --- | --- |"
+TASKS = "| guide | tells |\n| --- | --- |"
 NOTE = "<!-- Made from nbs/index.ipynb by `make readme`. -->\n\n"
 EXPORT = Config(
     {
@@ -31,30 +33,44 @@ EXPORT = Config(
 )
 
 
-def table() -> list[str]:
-    "The chapters by part, each with its title and its promise."
+def entry(path: Path) -> str:
+    "A page's row: its title, which links to it, and its promise."
+    head = nbformat.read(path, as_version=4).cells[0].source
+    title, promise = re.match(r"# (.+)\n\n> (.+)", head).groups()
+    return f"| [{title}]({path.relative_to(INDEX.parent).as_posix()}) | {promise} |"
+
+
+def chapters() -> list[str]:
+    "The chapters by part."
     rows = []
     for caption, numbers in PARTS.items():
         rows.append(f"| | **{caption}** | |")
         for number in numbers:
             (path,) = INDEX.parent.glob(f"{number}_*.ipynb")
-            head = nbformat.read(path, as_version=4).cells[0].source
-            title, promise = re.match(r"# (.+)\n\n> (.+)", head).groups()
-            rows.append(f"| {number} | [{title}]({path.name}) | {promise} |")
+            rows.append(f"| {number} {entry(path)}")
     return rows
 
 
+def guides() -> list[str]:
+    "The guides, in order; ValueError where one is not in it."
+    found = {path.stem: path for path in INDEX.parent.glob("guides/*.ipynb")}
+    if set(found) != set(GUIDES):
+        raise ValueError(f"GUIDES in docs/parts.py does not hold the guides: {sorted(found)}")
+    return [entry(found[name]) for name in GUIDES]
+
+
 def index() -> str:
-    "The text of nbs/index.ipynb, the table of chapters as it should be."
+    "The text of nbs/index.ipynb, its tables as they should be."
     text = INDEX.read_text("utf-8")
     nb = nbformat.reads(text, as_version=4)
-    cell = next(cell for cell in nb.cells if HEAD in cell.source)
-    old = r"(?<=" + re.escape(HEAD) + r"\n)(\|.*\n)*"
-    source = re.sub(old, lambda _: "\n".join(table()) + "\n", cell.source)
-    if source == cell.source:
-        return text
-    cell.source = source
-    return nbformat.writes(nb) + "\n"
+    changed = False
+    for head, rows in ((CHAPTERS, chapters()), (TASKS, guides())):
+        cell = next(cell for cell in nb.cells if head in cell.source)
+        old = r"(?<=" + re.escape(head) + r"\n)(\|.*\n)*"
+        source = re.sub(old, "\n".join(rows).replace("\\", r"\\") + "\n", cell.source)
+        changed = changed or source != cell.source
+        cell.source = source
+    return nbformat.writes(nb) + "\n" if changed else text
 
 
 def shown(cell: NotebookNode) -> bool:
@@ -83,9 +99,9 @@ def readme(text: str) -> tuple[str, dict[str, bytes]]:
 
 
 def main() -> None:
-    chapters = index()
-    text, pictures = readme(chapters)
-    files = {INDEX: chapters.encode(), ROOT / "README.md": text.encode()}
+    source = index()
+    text, pictures = readme(source)
+    files = {INDEX: source.encode(), ROOT / "README.md": text.encode()}
     files |= {ROOT / IMAGES / name: data for name, data in pictures.items()}
     stale = [
         path for path, data in files.items() if not path.is_file() or path.read_bytes() != data
