@@ -159,7 +159,7 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
         help=f"a kind ({', '.join(KINDS)}), names of layers, pairs A=B of names in the two"
         " networks,"
         " or cross for every layer with every other"
-        " (relu; all that are in two files of activations)",
+        " (activation; all that are in two files of activations)",
     )
     parser.add_argument(
         "--positions",

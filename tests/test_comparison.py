@@ -1322,7 +1322,7 @@ def bad_files(tmp_path):
             "complex.npy",
             None,
             ValueError,
-            "complex.npy, 'complex': complex128 is no type of real numbers",
+            "complex.npy, 'complex': holds complex128, not real numbers",
         ),
         ("void.npy", "good.npy", None, ValueError, "void.npy, 'void': .*bfloat16"),
         (

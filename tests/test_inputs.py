@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import (
@@ -25,7 +26,16 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from submatch_nb import cka, compare, compare_activations, maximum_match
+from submatch_nb import (
+    cca,
+    cka,
+    compare,
+    compare_activations,
+    epsilon_profile,
+    linear_regression,
+    maximum_match,
+    procrustes,
+)
 from submatch_nb.engine import room
 from submatch_nb.engine.feeding import Place, inputs_in
 from submatch_nb.engine.inputs import SubmatchWarning, tensor_of
@@ -331,7 +341,7 @@ def test_outputs_that_are_refused_or_left_out(name):
     for layers in ("all", ["*"]):
         with pytest.warns(SubmatchWarning, match=f"not compared: 'inner', since .*{match}") as seen:
             found = collect(*nets, X, layers, batch_size=9, **PLAIN)
-        assert list(found) == ["fc", "head"] and len(seen) == 2
+        assert list(found) == ["fc", "head"] and len(seen) == 1
 
 
 def test_a_function_makes_neurons_of_any_output():
@@ -787,7 +797,7 @@ def test_functional_activations_have_names():
     assert torch.equal(outputs_of["block1:relu:1"], outputs[0])
     with pytest.raises(ValueError, match="'head:relu' did not run"):
         collect(*nets, X, ["head:relu"], **PLAIN)
-    with pytest.raises(KeyError, match="no module of kind 'relu' in Linear"):
+    with pytest.raises(KeyError, match="no module or function of kind 'activation' in Linear"):
         collect(nn.Linear(12, 3), nn.Linear(12, 3), X, **PLAIN)
 
 
@@ -796,16 +806,66 @@ def test_kinds_are_named_for_what_they_are():
         def __init__(self):
             super().__init__()
             self.fc, self.tanh, self.gelu = nn.Linear(12, 8), nn.Tanh(), nn.GELU()
+            self.leaky = nn.LeakyReLU()
             self.rnn = nn.RNN(8, 8, nonlinearity="relu", batch_first=True)
 
         def forward(self, x):
-            hidden = self.gelu(self.tanh(self.fc(x)))
+            hidden = nn.functional.relu6(self.gelu(self.tanh(self.leaky(self.fc(x)))))
             hidden = self.rnn(hidden[:, None])[0][:, 0]
             return torch.sigmoid(nn.functional.selu(hidden))
 
     nets = pair(Net)
-    assert list(collect(*nets, X, "relu", **PLAIN)) == ["gelu", ":selu"]
-    assert list(collect(*nets, X, "activation", **PLAIN)) == ["tanh", "gelu", ":selu", ":sigmoid"]
+    every = ["leaky", "tanh", "gelu", ":relu6", ":selu", ":sigmoid"]
+    assert list(collect(*nets, X, "relu", **PLAIN)) == ["leaky", ":relu6"]
+    assert list(collect(*nets, X, "activation", **PLAIN)) == every
+    assert list(collect(*nets, X, **PLAIN)) == every
+
+
+OWN_KINDS = {
+    "SquaredReLU": True,
+    "ReLUSquaredActivation": True,
+    "ApproximateGELU": False,
+    "HardMish": False,
+    "Swish": False,
+    "FastSigmoid": False,
+    "Softshrink": False,
+}
+
+
+@pytest.mark.parametrize("name", OWN_KINDS)
+def test_own_activations_are_of_the_kind_that_their_class_is_called(name):
+    own = type(name, (nn.Module,), {"forward": lambda self, x: x.clamp(min=0) ** 2})
+    nets = pair(lambda: nn.Sequential(nn.Linear(12, 8), own()))
+    assert list(collect(*nets, X, **PLAIN)) == ["1"]
+    if OWN_KINDS[name]:
+        assert list(collect(*nets, X, "relu", **PLAIN)) == ["1"]
+    else:
+        with pytest.raises(KeyError, match=r"no module or function of kind 'relu'.*activation \(1"):
+            collect(*nets, X, "relu", **PLAIN)
+
+
+def test_what_only_resembles_an_activation_is_none():
+    class ReLUBlock(nn.Sequential):
+        "A block, of which the activation is a part."
+
+    nets = pair(lambda: nn.Sequential(ReLUBlock(nn.Linear(12, 8), nn.ReLU()), nn.Softmax(1)))
+    assert list(collect(*nets, X, **PLAIN)) == ["0.1"]
+    for function in ("hardshrink", "softshrink", "elu"):
+        computed = getattr(nn.functional, function)
+        nets = pair(lambda computed=computed: Applied(computed))
+        assert list(collect(*nets, X, **PLAIN)) == [f":{function}"]
+
+
+class Applied(nn.Module):
+    "A function of what a linear layer puts out."
+
+    def __init__(self, function, width=12):
+        super().__init__()
+        self.fc = nn.Linear(width, 8)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.fc(x))
 
 
 def test_layers_in_the_order_in_which_they_ran():
@@ -847,9 +907,10 @@ def test_modules_that_never_run_are_named_once():
 
     with pytest.warns(SubmatchWarning) as seen:
         found = collect(*pair(Spare), X, "all", batch_size=9, **PLAIN)
-    assert list(found) == ["used", "parts.0"] and len(seen) == 2
-    said = "the first network: never run in a forward pass, and not compared: 'unused', 'aside'"
-    assert str(seen[0].message) == said
+    assert list(found) == ["used", "parts.0"] and len(seen) == 1, "once for both"
+    said = str(seen[0].message)
+    assert said.startswith("both networks: never run in a forward pass")
+    assert said.endswith("not compared: 'unused', 'aside'")
 
 
 # size
@@ -964,8 +1025,57 @@ def test_activations_without_numbers(function):
     for one, other in ((meta, real), (real, meta)):
         with pytest.raises(TypeError, match="on the meta device"):
             function(one, other)
-    with pytest.raises(ValueError, match="on the meta device"):
+    with pytest.raises(TypeError, match="on the meta device"):
         compare_activations(meta, real, progress=False)
+
+
+NUMBERS = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+NO_REAL_NUMBERS = {
+    "complex": lambda: torch.complex(NUMBERS, NUMBERS),
+    "complex, of NumPy": lambda: torch.complex(NUMBERS, NUMBERS).numpy(),
+    "complex, conjugated": lambda: torch.complex(NUMBERS, NUMBERS).conj(),
+    "long complex": lambda: NUMBERS.numpy().astype(np.clongdouble),
+    "sparse rows": lambda: NUMBERS.to_sparse_csr(),
+    "sparse places": lambda: NUMBERS.to_sparse(),
+    "sparse, of SciPy": lambda: scipy.sparse.csr_array(NUMBERS.numpy()),
+    "for a library of its own": lambda: NUMBERS.to_mkldnn(),
+    "objects": lambda: NUMBERS.numpy().astype(object),
+    "texts": lambda: NUMBERS.numpy().astype(str),
+    "dates": lambda: NUMBERS.numpy().astype("datetime64[s]"),
+    "ragged": lambda: [[1.0, 2.0], [3.0]],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("kind", NO_REAL_NUMBERS)
+def test_what_is_no_matrix_of_real_numbers_is_refused_in_one_way(kind):
+    odd = NO_REAL_NUMBERS[kind]()
+    functions = (
+        *(Moments, cka, cca, procrustes, linear_regression, epsilon_profile),
+        lambda X, Y: maximum_match(X, Y, 0.5),
+        lambda X, Y: compare_activations(X, Y, progress=False),
+        lambda X, Y: compare_activations({"one": X}, {"one": Y}, progress=False),
+    )
+    for function in functions:
+        for one, other in ((odd, NUMBERS), (NUMBERS, odd)):
+            with pytest.raises(TypeError):
+                function(one, other)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+def test_complex_numbers_in_a_file(suffix, tmp_path):
+    path = tmp_path / f"complex{suffix}"
+    Z = torch.complex(NUMBERS, NUMBERS)
+    if suffix == ".npy":
+        np.save(path, Z.numpy())
+    elif suffix == ".npz":
+        np.savez(path, layer=Z.numpy())
+    elif suffix == ".pt":
+        torch.save({"layer": Z}, path)
+    else:
+        save_file({"layer": Z}, path)
+    with pytest.raises(ValueError, match=rf"complex\{suffix}, .*: holds .*complex64, not real"):
+        compare_activations(path, path, progress=False)
 
 
 @pytest.mark.parametrize("shape", [(9, 0), (9, 0, 4), (9, 4, 0)])
@@ -979,3 +1089,51 @@ def test_outputs_without_numbers(shape):
         collect(*nets, torch.randn(9, 6), ["1"], **PLAIN)
     with pytest.warns(SubmatchWarning, match="not compared: '1'"):
         assert list(collect(*nets, torch.randn(9, 6), "all", **PLAIN)) == ["0"]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+def test_masked_outputs_are_refused_by_name():
+    def masked(z):
+        return torch.masked.masked_tensor(z.detach(), z.detach() > 0)
+
+    nets = pair(lambda: nn.Sequential(nn.Linear(12, 8), Applied(masked, 8)))
+    with pytest.raises(TypeError, match=r"layer '1' of the first network: .*masked.*neurons="):
+        collect(*nets, X, ["1"], **PLAIN)
+    found = collect(*nets, X, ["1"], neurons={"1": lambda z: z.to_tensor(0)}, **PLAIN)
+    with torch.no_grad():
+        assert_same(found["1"], Moments(*(net[1].fc(net[0](X)).relu() for net in nets)))
+
+
+def test_what_holds_of_both_networks_is_said_once():
+    def make():
+        return nn.Sequential(nn.Identity(), nn.Linear(6, 4))
+
+    tokens = torch.randn(20, 5, 6)
+    with pytest.warns(SubmatchWarning) as seen:
+        collect(*pair(make), tokens, ["0", "1"], **PLAIN)
+    (text,) = [str(w.message) for w in seen]
+    assert text.startswith("both networks: what a neuron is") and "neurons=" in text
+    with pytest.warns(SubmatchWarning) as seen:
+        collect_all([make() for _ in range(5)], tokens, ["0"], **PLAIN)
+    (text,) = [str(w.message) for w in seen]
+    assert text.startswith("network 0, network 1, network 2 and 2 more: what a neuron is")
+    with pytest.warns(SubmatchWarning) as seen:
+        other = nn.Sequential(nn.Conv1d(5, 6, 1))
+        collect(make(), other, tokens, ["0"], positions="mean", **PLAIN)
+    (text,) = [str(w.message) for w in seen]
+    assert text.startswith("the first network: what a neuron is")
+
+
+def test_single_inputs_are_refused_by_name_without_a_word_of_later_calls():
+    class OneByOne(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(12, 8)
+
+        def forward(self, x):
+            return torch.stack([self.fc(row) for row in x])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="layer 'fc' of the first network: no axis"):
+            collect(*pair(OneByOne), X, ["fc"], **PLAIN)

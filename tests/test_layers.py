@@ -210,7 +210,10 @@ def test_kinds():
     assert layer_names(model, "linear") == ["fc"] and len(layer_names(model, "conv")) == 20
     assert len(layer_names(model, "all")) == sum(1 for _ in model.modules()) - 1
     assert len(layer_names(vgg, "relu")) == 8 + 2
-    assert layer_names(nn.Sequential(nn.Linear(3, 3), nn.GELU()), "relu") == ["1"]
+    gelu = nn.Sequential(nn.Linear(3, 3), nn.GELU())
+    assert layer_names(gelu) == layer_names(gelu, "activation") == ["1"]
+    with pytest.raises(KeyError, match=r"of kind 'relu' in Sequential; .* activation \(1\)"):
+        layer_names(gelu, "relu")
     assert layer_names(model, ["relu"]) == ["relu"], "a list holds names, not kinds"
     with capture(model, "all") as outputs:
         model(IMAGES[:2])
@@ -230,7 +233,7 @@ def test_unknown_layers_list_those_there_are():
         pass
     with pytest.raises(KeyError, match="no layer 'layer9:1'"):
         layer_names(model, "layer9:1")
-    with pytest.raises(KeyError, match="no module of kind 'relu' in Linear"):
+    with pytest.raises(KeyError, match="no module or function of kind 'relu' in Linear"):
         layer_names(nn.Linear(2, 2), "relu")
     with pytest.raises(TypeError, match="torch.nn.Module, not str"):
         layer_names("resnet18")
@@ -1095,7 +1098,7 @@ def test_functional_activations_are_collected():
         collect(resnet(0), resnet(1), IMAGES[:4], progress=False)
     with pytest.raises(
         KeyError,
-        match=r"no module of kind 'relu' in Sequential.*kinds that it has: linear \(1\), all \(1\)",
+        match=r"no module or function of kind 'activation' in Sequential.*linear \(1\), all \(1\)",
     ):
         layer_names(nn.Sequential(nn.Linear(2, 2)))
 

@@ -389,3 +389,34 @@ def test_nothing_counts(positions, null, whole):
 def test_a_mask_has_a_row_for_each_input(rows, axes):
     with pytest.raises(ValueError, match=f"batch 0: mask has {rows} rows for 8 inputs"):
         collect(*NETS, sentences(), ["act"], mask=lambda batch: torch.ones(rows, *axes), **PLAIN)
+
+
+@pytest.mark.parametrize("least", [-1e9, -10_000.0, float("-inf"), float("nan")])
+def test_what_is_added_to_scores_is_no_mask(least):
+    added = torch.zeros(COUNT, LONGEST).masked_fill(~REAL, least)
+    data = sentences(added=added)
+    with pytest.raises(ValueError, match=r"added holds numbers below 0 or NaN.*mask=lambda batch"):
+        collect(*NETS, data, ["act"], mask="added", **PLAIN)
+    with pytest.raises(ValueError, match="mask holds numbers below 0"):
+        collect(*NETS, data, ["act"], mask=lambda batch: batch["attention_mask"] - 1, **PLAIN)
+    found = collect(*NETS, data, ["act"], mask=lambda batch: batch["added"] == 0, **PLAIN)
+    assert found["act"].count == int(REAL.sum())
+
+
+@pytest.mark.parametrize("shape", [(COUNT, 1, LONGEST, LONGEST), (COUNT, LONGEST, LONGEST)])
+def test_a_mask_of_pairs_of_tokens_is_spoken_of(shape):
+    batch = {"input_ids": IDS, "attention_mask": torch.ones(shape, dtype=torch.long)}
+    with pytest.warns(SubmatchWarning, match=r"attention_mask has shape .*mask=, or mask=False"):
+        found = collect(*NETS, [batch], ["act"], **PLAIN)
+    assert found["act"].count == COUNT * LONGEST
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = collect(*NETS, [batch | {"real": REAL}], ["act"], mask="real", **PLAIN)
+        collect(*NETS, [batch], ["act"], mask=False, **PLAIN)
+    assert said["act"].count == int(REAL.sum())
+
+
+def test_images_without_ids():
+    ids = np.where(np.arange(COUNT) < 3, np.nan, np.arange(COUNT))
+    with pytest.raises(ValueError, match="images holds NaN"):
+        collect(*NETS, sentences(), ["act"], images=ids, **PLAIN)

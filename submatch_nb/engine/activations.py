@@ -68,7 +68,8 @@ class Source:
 
     def __init__(self, matrices: Matrices, name: str, layout: LayoutChoice | None = None) -> None:
         self.layout = check_layout(layout)
-        self.name = str(matrices) if isinstance(matrices, (str, Path)) else name
+        self.in_file = isinstance(matrices, (str, Path))
+        self.name = str(matrices) if self.in_file else name
         self.openers = _openers(matrices, name)
         if not self.openers:
             raise ValueError(
@@ -80,8 +81,10 @@ class Source:
         return list(self.openers)
 
     def matrix(self, layer: str) -> Matrix:
-        """One matrix, its rows not yet read. Raises KeyError where there is none, ValueError where
-        it is none.
+        """One matrix, its rows not yet read.
+
+        Raises KeyError where there is none, ValueError where it is none, and TypeError for one in
+        memory that holds no real numbers.
         """
         if layer not in self.openers:
             raise KeyError(
@@ -91,20 +94,31 @@ class Source:
         try:
             Z = self.openers[layer]()
         except Exception as error:  # what zipfile, NumPy and torch meet in a damaged file
-            raise ValueError(f"{where}: cannot be read ({error})") from error
-        _check_numbers(Z, where)
+            kind = type(error) if isinstance(error, TypeError) and not self.in_file else ValueError
+            raise kind(f"{where}: cannot be read ({error})") from error
+        odd = _no_numbers(Z)
+        if odd:
+            raise (ValueError if self.in_file else TypeError)(f"{where}: holds {odd}")
+        _check_axes(Z, where)
         letters = letters_of(self.layout, layer, tuple(Z.shape), where)
         return Z if letters == "NC" else Laid(Z, letters)
 
 # %% ../../nbs/engine/activations.ipynb #67e23bdd
-def _check_numbers(Z: Matrix, where: str) -> None:
-    "Raises ValueError for what holds no real numbers, or none at all."
+def _no_numbers(Z: Matrix) -> str:
+    "What a matrix holds where that is no real numbers, else an empty string."
     dtype = getattr(Z, "dtype", None)
-    if isinstance(dtype, np.dtype) and dtype.kind not in "biuf":
-        hint = ""
-        if dtype.kind == "V":
-            hint = " (NumPy does not know bfloat16: save float32, or use safetensors)"
-        raise ValueError(f"{where}: {dtype} is no type of real numbers{hint}")
+    if isinstance(dtype, torch.dtype) and dtype.is_complex:
+        return f"{dtype}, not real numbers"
+    if not isinstance(dtype, np.dtype) or dtype.kind in "biuf":
+        return ""
+    hint = ""
+    if dtype.kind == "V":
+        hint = " (NumPy does not know bfloat16: save float32, or use safetensors)"
+    return f"{dtype}, not real numbers{hint}"
+
+
+def _check_axes(Z: Matrix, where: str) -> None:
+    "Raises ValueError for what has fewer than two axes, or nothing along one."
     if len(Z.shape) < 2 or 0 in Z.shape:
         raise ValueError(
             f"{where}: has shape {tuple(Z.shape)}, not (samples, neurons): a single neuron is a"

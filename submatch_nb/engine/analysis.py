@@ -67,12 +67,12 @@ DRAWN = 199  # shuffles that are drawn from moments
 
 def analysed(layer: Layer) -> Layer:
     """The layer with its profile, those of its draws and shuffles, and its residuals. Warns, naming
-    it, where the neurons span all of sample space.
+    it, where the neurons span all of sample space, and where any two networks match.
     """
     moments = seen(layer, moments_of(layer))
     profile = named_profile(layer.name, moments)
     drawn = [named_profile(layer.name, seen(layer, draw)) for draw in layer.draws[1:]]
-    return replace(
+    made = replace(
         layer,
         draws=(),
         profile=profile,
@@ -83,6 +83,9 @@ def analysed(layer: Layer) -> Layer:
         null_drawn=drawn_profiles(replace(layer, ranks=moments.ranks)),
         left_out=left_out_profiles(layer),
     )
+    if made.trivial:
+        warn(f"layer {layer.name!r}: {made.trivially}")
+    return made
 
 
 def seen(layer: Layer, moments: Moments) -> Moments:

@@ -93,6 +93,7 @@ class _Tensor:
     def __init__(self, path: Path, name: str) -> None:
         self.rows = safe_open(path, "pt").get_slice(name)
         self.shape = tuple(self.rows.get_shape())
+        self.dtype = torch.complex64 if self.rows.get_dtype() == "C64" else None
 
     def __getitem__(self, rows: slice) -> torch.Tensor:
         return self.rows[rows]
@@ -134,7 +135,7 @@ def matrix_of(Z: Any, name: str) -> Matrix:
     "What is in memory, as NumPy or torch have it; lists of numbers in float64."
     found = array_of(Z, name)
     if isinstance(found, np.ndarray) and found.dtype.hasobject:
-        raise TypeError(f"it holds {found.dtype}, not numbers")
+        raise TypeError(f"it holds {found.dtype}, not real numbers")
     return found
 
 

@@ -403,7 +403,7 @@ def uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
 
 # %% ../../nbs/engine/capture.ipynb #d65a0056
 def capture(
-    model: nn.Module, layers: str | Sequence[str] = "relu"
+    model: nn.Module, layers: str | Sequence[str] = "activation"
 ) -> AbstractContextManager[Outputs]:
     """Within the `with` block, the outputs of the named layers in the latest forward pass.
 

@@ -288,7 +288,7 @@ def collect_keeping(
 def collect_all(
     models: Models,
     data: Data,
-    layers: LayerChoice = "relu",
+    layers: LayerChoice = "activation",
     batch_size: int = 128,
     progress: bool = True,
     precision: Precision = "auto",
@@ -319,7 +319,7 @@ def collect_all(
     layers : str or sequence
         A kind ("relu", "activation", "conv", "linear", "block", "all"), a name, a pattern
         ("layer3.*.relu"), or a list of these and of tuples with a name for each network,
-        [("conv1", "stem.0"), ...]; "cross": every "relu" layer with every other.
+        [("conv1", "stem.0"), ...]; "cross": every "activation" layer with every other.
     batch_size : int
         Inputs in a batch, where `data` does not come in batches.
     progress : bool
@@ -411,7 +411,7 @@ def collect(
     model_a: nn.Module,
     model_b: nn.Module,
     data: Data,
-    layers: LayerChoice = "relu",
+    layers: LayerChoice = "activation",
     batch_size: int = 128,
     progress: bool = True,
     precision: Precision = "auto",
@@ -444,7 +444,7 @@ def collect(
     layers : str or sequence
         A kind ("relu", "activation", "conv", "linear", "block", "all"), a name, a pattern
         ("layer3.*.relu"), or a list of these and of tuples with a name for each network,
-        [("conv1", "stem.0"), ...]; "cross": every "relu" layer with every other.
+        [("conv1", "stem.0"), ...]; "cross": every "activation" layer with every other.
     batch_size : int
         Inputs in a batch, where `data` does not come in batches.
     progress : bool

@@ -393,7 +393,7 @@ def compare_files(args: argparse.Namespace) -> None:
     check_epsilon(simple or 0)
     report = Report(args.epsilon, simple, _writable(args.out))
     networks = open_networks(args.files)
-    layers = _layers(args.layers or ["relu"])
+    layers = _layers(args.layers or ["activation"])
     explorer = len(networks) <= 2 and not _crosses(layers)
     check_folder(report.out, len(networks) > 2, bool(networks), explorer)
     if not networks:

@@ -57,7 +57,7 @@ def _by_name(preprocess: OwnFunctions, models: Models) -> Any:
 def collect_networks(
     models: Models,
     data: Data,
-    layers: LayerChoice = "relu",
+    layers: LayerChoice = "activation",
     preprocess: OwnFunctions = None,
     distributed: bool = False,
     *,
@@ -100,7 +100,7 @@ def compare(
     model_a: nn.Module,
     model_b: nn.Module,
     data: Data,
-    layers: LayerChoice = "relu",
+    layers: LayerChoice = "activation",
     batch_size: int = 128,
     progress: bool = True,
     precision: Precision = "auto",
@@ -134,15 +134,15 @@ def compare(
     layers : str or list
         Which layers are compared:
 
-        - a kind: "relu" (ReLU and what took its place, such as GELU), "activation" (sigmoids
-          too), "conv", "linear", "block" (residual blocks, transformer layers), "all"; of the
-          first two also those that are functions, such as F.relu in a forward;
+        - a kind: "activation" (ReLU, GELU, the sigmoid, ...), "relu" (ReLU, LeakyReLU and the
+          like alone), "conv", "linear", "block" (residual blocks, transformer layers), "all"; of
+          the first two also those that are functions, such as F.relu in a forward;
         - a name, "layer1.0.relu", or a call of it, "layer1.0.relu:1"; "layer1.0:relu" is an
           activation that the module layer1.0 computes by a function;
         - a pattern, "layer3.*.relu": "*" stands for any text between two dots, "**" for any text;
         - a list of these, and of pairs of names, [("conv1", "stem.0"), ...], for networks whose
           layers have different names;
-        - "cross": every "relu" layer of one with every "relu" layer of the other.
+        - "cross": every "activation" layer of one with every one of the other.
     batch_size : int
         Inputs in a batch, where `data` does not come in batches.
     progress : bool
@@ -211,9 +211,10 @@ def compare(
     -----
     SubmatchWarning
         Naming the layer, where the neurons of a network span all of sample space, so that their
-        similarity means nothing, and where its images cannot be told from its positions, so that
-        it has no null; where both networks are the same one; where like images stand together in
-        an iterable.
+        similarity means nothing; where both networks span one space of fewer dimensions than
+        either has neurons, so that any two match; and where its images cannot be told from its
+        positions, so that it has no null; where both networks are the same one; where like images
+        stand together in an iterable.
     References
     ----------
     Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
@@ -248,7 +249,7 @@ def compare(
 def compare_all(
     models: Models | str | Path,
     data: Data,
-    layers: LayerChoice = "relu",
+    layers: LayerChoice = "activation",
     preprocess: OwnFunctions = None,
     distributed: bool = False,
     *,
@@ -366,6 +367,8 @@ def compare_activations(
         For a file that is not there.
     KeyError
         For an unknown layer.
+    TypeError
+        Naming the layer, for arrays in memory that hold no real numbers: complex, sparse, objects.
     ValueError
         Naming the file and the layer, for another kind of file, for what is no matrix of finite
         real numbers, for samples that differ, and for layers that differ and are not paired.

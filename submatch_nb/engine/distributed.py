@@ -75,7 +75,7 @@ def tell_routes(held: Pass) -> list[Told]:
 def collect_distributed(
     models: Models,
     data: Data,
-    layers: LayerChoice = "relu",
+    layers: LayerChoice = "activation",
     batch_size: int = 128,
     progress: bool = True,
     precision: Precision = "auto",

@@ -190,6 +190,17 @@ class Layer:
         live = (int((side < float("inf")).sum()) for side in (self.profile.x, self.profile.y))
         return a == b == together < min(live)
 
+    @property
+    def trivially(self) -> str:
+        """Why any two networks match here, in words; "" where they do not."""
+        if not self.trivial or self.profile is None or self.ranks is None:
+            return ""
+        x, y = self.profile.x, self.profile.y
+        return (
+            f"{len(x)} + {len(y)} neurons span {self.ranks.both} dimensions together: any two"
+            " networks match here"
+        )
+
     def void_reasons(self, epsilon: float | None = None) -> list[str]:
         """Why the similarity at epsilon, or half-epsilon, says nothing; none where it may be read.
 
@@ -203,13 +214,6 @@ class Layer:
 
         if self.profile is None:
             raise ValueError(f"layer {self.name!r} has no profile")
-        trivial = ""
-        if self.trivial and self.ranks:
-            x, y = self.profile.x, self.profile.y
-            trivial = (
-                f"{len(x)} + {len(y)} neurons span {self.ranks.both} dimensions together: any two"
-                " networks match here"
-            )
         small = epsilon is None
 
         def number(profile: "Profile") -> float:
@@ -228,7 +232,7 @@ class Layer:
         return void_reasons(
             images=self.images,
             neurons=self.profile.live,
-            trivial=trivial,
+            trivial=self.trivially,
             observed=number(self.profile),
             null=[number(one) for one in null],
             near=near,

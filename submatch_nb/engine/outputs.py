@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch.masked import is_masked_tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from .arranging import Unusable
@@ -67,6 +68,8 @@ def plain(output: Tensor | PackedSequence) -> Plain:
     if isinstance(output, PackedSequence):
         padded, lengths = pad_packed_sequence(output, batch_first=True)
         return Plain(padded, up_to(lengths.to(padded.device), padded.shape[1]))
+    if is_masked_tensor(output):
+        return Plain(output)
     tensor = output.detach()
     while _functorch.is_batchedtensor(tensor):
         tensor = _functorch.get_unwrapped(tensor)
@@ -83,6 +86,12 @@ def plain(output: Tensor | PackedSequence) -> Plain:
 # %% ../../nbs/engine/outputs.ipynb #outpunu1
 def unusable(tensor: Tensor) -> Unusable | None:
     "Why a tensor cannot be compared; None where nothing speaks against it."
+    if is_masked_tensor(tensor):
+        return Unusable(
+            "it puts out a masked tensor: let a function make neurons of it, neurons={its name:"
+            " lambda z: z.to_tensor(0)}",
+            TypeError,
+        )
     if tensor.is_nested:
         return Unusable("it puts out a nested tensor of which several axes are ragged", TypeError)
     if tensor.layout != torch.strided:

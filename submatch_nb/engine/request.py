@@ -48,6 +48,8 @@ def check_images(images: Any) -> Images:
     if images is None or isinstance(images, str) or callable(images):
         return images
     ids = np.asarray(images)
+    if ids.dtype.kind in "fc" and np.isnan(ids).any():
+        raise ValueError("images holds NaN: give each input the id of its image")
     if ids.ndim != 1 or ids.dtype == object:
         raise ValueError(
             "images must be an id for each input, (inputs,), numbers or texts, or a key of the"
@@ -60,8 +62,8 @@ def check_images(images: Any) -> Images:
 class Request:
     """What is to be collected, and how. `collect_all` says what each option may be.
 
-    `layers="cross"` is short for every "relu" layer with every other, and `positions="sampled"`
-    for the paper's draws: a request holds what they stand for.
+    `layers="cross"` is short for every "activation" layer with every other, and
+    `positions="sampled"` for the paper's draws: a request holds what they stand for.
 
     Raises
     ------
@@ -69,7 +71,7 @@ class Request:
         Where an option has a value that it cannot have.
     """
 
-    layers: LayerChoice = "relu"
+    layers: LayerChoice = "activation"
     batch_size: int = 128
     progress: bool = True
     precision: Precision = "auto"
@@ -100,7 +102,7 @@ class Request:
             raise TypeError(f"center is {self.center!r}: give True or False")
         hold(self, "images", check_images(self.images))
         if isinstance(self.layers, str) and self.layers == "cross":
-            hold(self, "layers", "relu")
+            hold(self, "layers", "activation")
             hold(self, "cross", True)
 
     @property
