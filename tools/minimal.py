@@ -97,7 +97,7 @@ def main() -> None:
         "orders": ORDERS,
     }
     found = {name: list(lists(moments, name)) for name, moments in layers().items()}
-    text = json.dumps(made | {"layers": found}, indent=1)
+    text = json.dumps(made | {"layers": found})
     write_whole(RECORD, lambda part: part.write_text(text + "\n"))
 
 
