@@ -906,6 +906,13 @@ def test_weights_for_our_own_architectures(tmp_path):
     ].profiles.items():
         assert np.allclose(p.x, plain.profiles[layer].x, atol=1e-6)
     assert 0 <= accuracies(results)["lowest accuracy"].iloc[0] < 0.5
+    config.write_text("mixed = true\ncenter = true\n" + config.read_text())
+    more = reproduce(config, out, workers=1)
+    untrained = settle_norms(build("digits-mlp", 10, 1, 0.25), images)
+    plain = compare(build("digits-mlp", 10, 5, 0.25), untrained, images, progress=False)
+    mixed = more.comparisons["digits-mlp-w0.25", "mixed", ("mlp-5", "mlp-6")]
+    for layer, p in plain.profiles.items():
+        assert np.allclose(mixed[layer].profile.y, p.y, atol=1e-6)
 
     write(width=0.5)
     with pytest.raises(
