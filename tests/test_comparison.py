@@ -1435,3 +1435,49 @@ def test_a_vgg16_takes_a_few_megabytes_and_comes_back_whole(tmp_path):
     again.plot_profile("layer14")
     save_html(again, tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
+HOSTILE = ("a & b", "x_1^2", "100% #1 $", "\\\\", "[0]", "*", "{\\input{x}}", "two\nlines ~ <|>")
+
+
+def latex_cells(row):
+    "The cells of a row of LaTeX: an ampersand with a backslash before it parts none."
+    cells = re.split(r"(?<!\\)&", row.removesuffix(r" \\"))
+    return [cell.strip().removesuffix(r"\rlap{$^{\ast}$}") for cell in cells]
+
+
+def test_latex_has_the_numbers_of_the_table_whatever_layers_are_called():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(200, 3))
+    a, b = (
+        {name: np.hstack([shared, rng.normal(size=(200, 3))]) for name in HOSTILE} for _ in "ab"
+    )
+    found = compare_activations(a, b, progress=False)
+    table = found.table((0.3, 0.5), measures="cka", baseline=found)
+    lines = found.to_latex((0.3, 0.5), measures="cka", baseline=found, digits=3).split("\n")
+    assert lines[0].startswith("% ") and not any("%" in re.sub(r"\\%", "", x) for x in lines[1:])
+    rows = [latex_cells(line) for line in lines[5:-2]]
+    assert len(rows) == len(HOSTILE) and {len(row) for row in rows} == {15}
+    at = ["ε=0.3", "null ε=0.3", "baseline ε=0.3", "ε=0.5", "null ε=0.5", "baseline ε=0.5"]
+    shown = [*at, "half", "half null", "p Holm", "cka", "cka null"]
+    for row, (name, numbers) in zip(rows, table.iterrows(), strict=True):
+        low, high = row[10].split("--")
+        values = [float(x) for x in (*row[3:10], *row[11:], low, high)]
+        expected = [*numbers[shown], numbers["half low"], numbers["half high"]]
+        np.testing.assert_allclose(values, np.array(expected, float), atol=0.00051)
+        assert row[1:3] == ["6 + 6", "200"]
+        assert not row[0].startswith(("[", "*")) and "\n" not in row[0], name
+
+
+def test_latex_stars_what_is_void_and_leaves_out_what_there_is_not():
+    rng = np.random.default_rng(0)
+    same = rng.normal(size=(100, 4))
+    a = {"alike": same, "noise": rng.normal(size=(100, 4))}
+    b = {"alike": same @ rng.normal(size=(4, 4)), "noise": rng.normal(size=(100, 4))}
+    found = compare_activations(a, b, progress=False)
+    alike, noise = found.to_latex(0.3).split("\n")[5:7]
+    assert not found["alike"].void(0.3) and not found["alike"].void() and "ast" not in alike
+    assert found["noise"].void(0.3) and found["noise"].void() and noise.count("ast") == 2
+    bare = compare_activations(a, b, null=0, groups=0, images=np.arange(100) // 2, progress=False)
+    heads = latex_cells(bare.to_latex(0.3).split("\n")[3])
+    assert "null" not in heads and not any("95" in head for head in heads)

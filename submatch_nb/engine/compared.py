@@ -25,6 +25,7 @@ from submatch_nb.engine.inputs import (
     check_epsilon,
     check_epsilons,
 )
+from .latex import table_as_latex
 from .layer import Layer
 from .moments import Moments
 from .saving import Parts, load_comparison, pack
@@ -410,6 +411,40 @@ class Comparison(ComparedLayers):
         lines = [f"Neuron-activation subspace match (Wang et al. 2018), {what}."]
         lines += [sentence(layer, table.loc[name], epsilon) for name, layer in self.items()]
         return "\n".join(lines)
+
+    def to_latex(
+        self,
+        epsilon: Epsilons = 0.3,
+        measures: str | Sequence[str] = (),
+        baseline: "Comparison | Comparisons | None" = None,
+        digits: int = 2,
+    ) -> str:
+        """The table of a paper, for LaTeX with the package booktabs.
+
+        Parameters
+        ----------
+        epsilon, measures, baseline
+            As of `table`.
+        digits : int
+            After the point; p has three.
+
+        Returns
+        -------
+        str
+            A caption as a comment, and a `tabular` with a row for each layer: neurons, images, the
+            similarity at each epsilon, the half-epsilon with its interval and corrected p, and the
+            measures, each beside its null. Names are escaped; a star marks a number that says
+            nothing. Columns without a number are left out.
+
+        Raises
+        ------
+        ValueError
+            What `table` raises.
+        """
+        names = [measures] if isinstance(measures, str) else list(measures)
+        epsilons = check_epsilons(epsilon)
+        table = self.table(epsilons, baseline=baseline, measures=names)
+        return table_as_latex(self, table, epsilons, names, digits)
 
     def matrix(self, epsilon: float = 0.3) -> "pd.DataFrame":
         """Similarity of every layer with every layer at one epsilon.
