@@ -11,7 +11,7 @@ PARTS = {
     "V. The course": ("14",),
 }
 # One task a page, what most readers ask first at the head
-GUIDES = ("compare", "reading", "data", "tokens", "activations")
+GUIDES = ("compare", "reading", "data", "tokens", "activations", "figure")
 # In the order in which they are read
 ENGINE = (
     *("inputs", "sets", "texts", "writing", "schemas", "files", "drawing"),
