@@ -347,7 +347,7 @@ def beginning(explored: Explored, layer: str | None, epsilon: float) -> dict[str
 
     def meaningful(name: str) -> float:
         own = ready(comparison[name])
-        if own.void(epsilon) or comparison.says_nothing(name):
+        if own.void(epsilon):
             return -1.0
         return float(profile_of(own).similarity(epsilon))
 

@@ -674,7 +674,6 @@ def test_profile_curve(comparison):
 def test_a_layer_that_is_not_there_is_named(comparison):
     for use in (
         comparison.plot_profile,
-        comparison.says_nothing,
         lambda layer: comparison.similarity(layer, 0.3),
     ):
         with pytest.raises(
@@ -692,7 +691,7 @@ def test_hollow_where_one_network_alone_spans():
     for n, spans in (((60, 20), "X"), ((20, 60), "Y")):
         with pytest.warns(SubmatchWarning, match=f"the neurons of {spans} span all") as caught:
             one = compare_activations(*(rng.normal(size=(50, k)) for k in n), progress=False)
-        assert len(caught) == 1 and one.says_nothing("a ~ b") and one.similarity("a ~ b", 0.5) == 0
+        assert len(caught) == 1 and one["a ~ b"].void() and one.similarity("a ~ b", 0.5) == 0
 
 
 @pytest.mark.parametrize("function", [compare, compare_all, compare_activations])
@@ -766,7 +765,7 @@ def crossed(images=400):
     a, b = (build("digits-vgg", seed=seed) for seed in (0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SubmatchWarning)
-        return compare(a, b, IMAGES[:images], "cross", progress=False)
+        return compare(a, b, IMAGES[:images], "cross", null=19, groups=0, progress=False)
 
 
 def test_matrix_is_every_pair_by_the_plain_algorithm():
@@ -834,7 +833,7 @@ def test_heat_map_shows_the_matrix():
         == sorted(
             (j - 0.5, i - 0.5)
             for (i, j), layer in np.ndenumerate(few.grid)
-            if few.profiles[layer].count <= few.profiles[layer].live
+            if few.similarity(layer, 0.3) and few[layer].void(0.3)
         )
         and 0 < len(hatched) < 36
     )

@@ -305,6 +305,7 @@ def void_reasons(
     *,
     images: int | None,
     neurons: int,
+    samples: int | None = None,
     trivial: str = "",
     observed: float = np.nan,
     null: ArrayLike = (),
@@ -320,6 +321,8 @@ def void_reasons(
         What is exchangeable; None where it is not known.
     neurons : int
         Live neurons of the network that has more.
+    samples : int, optional
+        Counted where the number of images is not known.
     trivial : str
         Why any two networks match here; "" where they do not.
     observed : float
@@ -339,8 +342,9 @@ def void_reasons(
     list of str
     """
     reasons = []
-    if images is not None and images <= neurons:
-        reasons.append(f"images ≤ neurons ({images:,} ≤ {neurons:,})")
+    what, count = ("samples", samples) if images is None else ("images", images)
+    if count is not None and count <= neurons:
+        reasons.append(f"{what} ≤ neurons ({count:,} ≤ {neurons:,})")
     if trivial:
         reasons.append(trivial)
     shuffled = np.asarray(null, float)

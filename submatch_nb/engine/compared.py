@@ -172,15 +172,6 @@ class ComparedLayers(Mapping[str, Layer]):
         """
         return float(np.mean(draw_similarities(self[layer], epsilon)))
 
-    def says_nothing(self, layer: str) -> bool:
-        """Has at least one network no fewer live neurons than there are samples?
-
-        Its span can then hold every neuron of the other network. Raises KeyError for a layer that
-        is not there.
-        """
-        profile = profile_of(self[layer])
-        return profile.count <= profile.live
-
 # %% ../../nbs/engine/compared.ipynb #d006d5b9
 def _layers_of_parts(
     profiles: Mapping[str, Profile],

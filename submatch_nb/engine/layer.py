@@ -165,8 +165,11 @@ class Layer:
 
     @property
     def to_make(self) -> "list[Kept[Profile]]":
-        """Profiles of intervals and p values that were not all asked for, and so not made, yet."""
-        beside = (self.left_out, self.null_drawn)
+        """Profiles of intervals and p values that are not made yet, where they are needed."""
+        from submatch_nb.engine.chance import ENOUGH
+
+        drawn = () if len(self.null) >= ENOUGH else self.null_drawn
+        beside = (self.left_out, drawn)
         return [one for one in beside if isinstance(one, Kept) and one.missing]
 
     @property
@@ -204,11 +207,12 @@ class Layer:
     def void_reasons(self, epsilon: float | None = None) -> list[str]:
         """Why the similarity at epsilon, or half-epsilon, says nothing; none where it may be read.
 
-        There are no more images than neurons; or the match is trivial; or the number is no more
-        than chance. With 19 shuffles that is where p > 0.05, for half-epsilon and, at an epsilon,
-        for the similarity there (`p_at_any`); with one, where the number is within 0.05 of the
-        null, at its own epsilon or at one that is 0.05 larger. Where shuffles were drawn from
-        moments, a similarity has to stand out from the real one, too.
+        There are no more images than neurons (samples, where images are not known); or the match
+        is trivial; or the number is no more than chance. With 19 shuffles that is where p > 0.05,
+        for half-epsilon and, at an epsilon, for the similarity there (`p_at_any`); with one, where
+        the number is within 0.05 of the null, at its own epsilon or at one that is 0.05 larger.
+        Where shuffles were drawn from moments, a similarity has to stand out from the real one,
+        too.
         """
         from submatch_nb.engine.chance import LEVEL, MARGIN, p_at_any, void_reasons
 
@@ -232,6 +236,7 @@ class Layer:
         return void_reasons(
             images=self.images,
             neurons=self.profile.live,
+            samples=self.profile.count,
             trivial=self.trivially,
             observed=number(self.profile),
             null=[number(one) for one in null],

@@ -8,7 +8,6 @@ __all__ = ['GREY', 'FAINT', 'VALUES', 'EVERY', 'HALF', 'by_depth', 'shares', 'ex
            'simple_axis', 'plot_training', 'plot_width', 'plot_halves', 'plot_half_widths', 'plot_half', 'plot_sizes']
 
 # %% ../../nbs/engine/plots.ipynb #c89aa8c3
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -128,12 +127,7 @@ def plot_similarity(
             draw_range(ax, trained, e, color, f"ε = {e:g}")
             draw_baseline(ax, before, e, color)
     shares(ax)
-    lowest = results.similarities.query("network == @label").chance.min()
-    chance = math.floor(1000 * lowest) / 1000
-    title = (
-        f"{label}, {stage}: mean and range of {results.count(label)};"
-        f" chance alone: 0 below ε = {chance:g}"
-    )
+    title = f"{label}, {stage}: mean and range of {results.count(label)}"
     return explain(ax, title, [dashed("untrained")])
 
 # %% ../../nbs/engine/plots.ipynb #9be41cf6
