@@ -305,6 +305,8 @@ KNOWN = {"images": 1797, "neurons": 32}
         ({"images": 32}, ["images ≤ neurons (32 ≤ 32)"]),
         ({"images": 33}, []),
         ({"images": None}, []),
+        ({"images": None, "samples": 33}, []),
+        ({"images": None, "samples": 32}, ["samples ≤ neurons (32 ≤ 32)"]),
         ({"trivial": "trivial: why", "observed": 1, "null": [0]}, ["trivial: why"]),
         ({"observed": 0.3, "null": [0.24]}, []),
         ({"observed": 0.3, "null": [0.26]}, ["no more than chance (null 0.26)"]),
