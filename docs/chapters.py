@@ -7,6 +7,7 @@ Sphinx reads it:
   02` and `chapter *Layers*` links, and `Wang et al. 2018` a citation;
   a statement that nobody states, a chapter that nobody wrote and a paper that is not in
   `references.bib` are errors;
+- the first use of each term of glossary.md leads to its entry there;
 - each module gets a page in reference/, with an entry for each name in its `__all__`;
 - a cell that is exported is shown with the first lines of its docstrings, a link to the entries,
   and folded where it is long;
@@ -26,7 +27,8 @@ from types import GenericAlias
 import nbformat
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
-from parts import ENGINE, GUIDES, PARTS
+from glossary import glossed, told
+from parts import ENGINE, GUIDES, PARTS, PATHS
 from pybtex.database import parse_file
 from sphinx.addnodes import pending_xref, pending_xref_condition
 
@@ -359,11 +361,14 @@ def converted(nb, labels, name, cfg):
     "The cells of a notebook as the site shows them."
     module = module_of(nb)
     prelude = f"from {module} import *\n" if module else ""
+    terms = set()  # linked so far
     for i, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
             if {"colab", "readme"} & set(cell.metadata.get("tags", [])):
                 continue
             cell.source = prose(cell.source, labels)
+            if i > 0 and not name.startswith("engine/"):
+                cell.source = glossed(cell.source, terms)
             yield cell
             if i == 0 and name != "index":
                 yield nbformat.v4.new_markdown_cell(run_this(name, cfg))
@@ -446,6 +451,8 @@ def run_this(name, cfg):
 def read(app, docname, source):
     "A notebook, as Sphinx reads it."
     path = Path(app.env.doc2path(docname))
+    if docname == "glossary":
+        source[0] = prose(source[0], statements())
     if path.suffix != ".ipynb":
         return
     nb = nbformat.reads(source[0], 4)
@@ -471,9 +478,11 @@ def contents():
     parts = {caption: [named.pop(no) for no in nos] for caption, nos in PARTS.items()}
     if named:
         raise KeyError(f"no part has the chapters {', '.join(named)}: place them in PARTS")
+    parts[list(PARTS)[-1]] += [f"paths/{name}" for name in PATHS]
     parts["Guides"] = [docname(path) for path in guides()]
     parts["The engine room"] = [docname(path) for path in engine()]
-    parts["Reference"] = ["Public names <api>", "Modules <reference/index>"]
+    parts["Reference"] = ["Glossary and notation <glossary>", "Public names <api>"]
+    parts["Reference"] += ["Modules <reference/index>"]
     parts["Reference"] += ["Literature <references>", "Changes <changelog>"]
     return "\n\n".join(tree(caption, pages) for caption, pages in parts.items())
 
@@ -667,7 +676,7 @@ def named_toggles(sidebar):
 def finish(app, page, template, context, doctree):
     """A list of references without a role that its entries do not fit; each figure in a box that
     the keyboard can scroll (the theme takes those that fit out of its way); a name for what opens
-    a part of the sidebar.
+    a part of the sidebar; what a term means, on the links to the glossary.
     """
     if "generate_toctree_html" in context:
         context["generate_toctree_html"] = named_toggles(context["generate_toctree_html"])
@@ -676,8 +685,8 @@ def finish(app, page, template, context, doctree):
     body = context["body"].replace(
         '<div role="list" class="citation-list">', '<div class="citation-list">'
     )
-    context["body"] = re.sub(
-        r'<img alt="Figure: [^>]*>', r'<div class="output" tabindex="0">\g<0></div>', body
+    context["body"] = told(
+        re.sub(r'<img alt="Figure: [^>]*>', r'<div class="output" tabindex="0">\g<0></div>', body)
     )
 
 

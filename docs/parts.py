@@ -10,6 +10,8 @@ PARTS = {
     "IV. Results": ("12", "13"),
     "V. The course": ("14",),
 }
+# Ways through the book, the shortest first
+PATHS = ("minutes", "lecture", "lab")
 # One task a page, what most readers ask first at the head
 GUIDES = ("compare", "reading", "data", "tokens", "activations", "figure")
 # In the order in which they are read

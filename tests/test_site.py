@@ -33,8 +33,9 @@ def named(pattern):
 
 CHAPTERS = named("[0-9]*.ipynb")
 NOTEBOOKS = ["index", *CHAPTERS, *named("guides/*.ipynb"), *named("engine/*.ipynb")]
-OTHERS = ["api", "references", "changelog", "reference/index", "reference/maximum"]
-PAGES = [*NOTEBOOKS, *OTHERS]
+OTHERS = ["glossary", "api", "references", "changelog", "reference/index", "reference/maximum"]
+PATHS = ["paths/minutes", "paths/lecture", "paths/lab"]
+PAGES = [*NOTEBOOKS, *PATHS, *OTHERS]
 # What the short tier opens in a browser: a page of each kind
 SHORT = ("index", "02_maximum", "08_explorer", "engine/peel", "guides/compare", "reference/maximum")
 ALIVE = {
@@ -332,6 +333,52 @@ def test_what_is_not_there_is_an_error():
         == "[Chapter *Match*](/01_match.ipynb), [chapter 00](/00_neurons.ipynb)"
         " ({cite:alp}`johnson2019`)"
     )
+
+
+def terms_of(site, name):
+    "The links of a page to entries of the glossary, in order: their text and their title."
+    text = (site / f"{name}.html").read_text()
+    links = re.findall(r'<a class="term[^"]*" href="glossary.html#([^"]*)" title="([^"]*)">', text)
+    return [(anchor, unescape(title)) for anchor, title in links]
+
+
+def test_the_first_use_of_a_term_leads_to_the_glossary(site):
+    from glossary import terms
+
+    used = {name: terms_of(site, name) for name in CHAPTERS}
+    for name, links in used.items():
+        anchors = [anchor for anchor, _ in links]
+        assert anchors and len(anchors) == len(set(anchors)), name
+    meanings = {term.id: term.meaning for term in terms()}
+    assert {pair for links in used.values() for pair in links} == set(meanings.items())
+    first = dict(used["00_neurons"])
+    assert first["dead-neuron"].startswith("A neuron that is exactly 0 on every sample.")
+    assert {"critical", "profile", "peeling"} <= set(dict(used["02_maximum"]))
+
+
+def test_words_of_the_glossary_are_found_whole_and_in_text_alone():
+    from glossary import glossed
+
+    seen = set()
+    text = "`dead` [dead](x) $dead$ deadly DEAD dead v-minimal matches"
+    made = glossed(text, seen)
+    assert made == text.replace(" DEAD", " [DEAD](/glossary.md#dead-neuron)").replace(
+        "v-minimal matches", "[v-minimal matches](/glossary.md#v-minimal-match)"
+    )
+    assert seen == {"dead-neuron", "v-minimal-match"}
+    assert glossed("# dead\n:::{prf:definition} sample\nA dead one", set()).endswith(
+        "A [dead](/glossary.md#dead-neuron) one"
+    )
+
+
+def test_two_terms_with_one_word_are_an_error(monkeypatch, tmp_path):
+    import glossary
+
+    text = glossary.PAGE.read_text() + "\n### corpse\nThe same.\n<!-- words: corpse; Dead -->\n"
+    (tmp_path / "glossary.md").write_text(text)
+    monkeypatch.setattr(glossary, "PAGE", tmp_path / "glossary.md")
+    with pytest.raises(ValueError, match="Dead is a word of dead neuron and of corpse"):
+        glossary.terms.__wrapped__()
 
 
 def test_two_pages_with_one_title_are_an_error(monkeypatch):
