@@ -39,7 +39,7 @@ from submatch_nb.engine.inputs import (
     within,
 )
 from .engine.intervals import critical_values, quantile, standard_error
-from .engine.layer import Kept, Layer
+from .engine.layer import Kept, Layer, mean_of
 from .engine.moments import Moments
 from .engine.peel import start
 from submatch_nb.engine.search import (
@@ -237,15 +237,15 @@ def pack_chance(layer: Layer) -> dict[str, Any]:
     profile = profile_of(layer)
     made = ready(layer)
     shuffles = made.shuffles
-    levels = made.null if len(made.null) else shuffles
+    levels = made.null or shuffles[:1]
     low, high = half_interval(made)[1:]
     several = len(made.left_out) > 1
     return {
         "pending": bool(layer.to_make),
         "shuffles": len(shuffles),
         "about": layer.null_about,
-        "null": _sorted(critical_values(levels[0])) if len(levels) else None,
-        "nullHalf": levels[0].half if len(levels) else None,
+        "null": _sorted(np.concatenate([*map(critical_values, levels)])) if levels else None,
+        "nullHalf": mean_of(one.half for one in levels) if levels else None,
         "real": len(made.null) > 0,
         "any": _any(profile, shuffles, len(made.null) < ENOUGH),
         "band": _band(shuffles),

@@ -166,7 +166,10 @@ class Profile:
 
     @property
     def chance(self) -> float:
-        """Gaussian chance level for so many live neurons, as in `chance_epsilon`."""
+        """Gaussian chance level for so many live neurons, as in `chance_epsilon`.
+
+        Of activations it is not what chance gives: `Layer.null_mean` is.
+        """
         return chance_epsilon(self.count, self.live)
 
     @property

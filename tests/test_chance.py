@@ -4,10 +4,13 @@ import itertools
 import json
 import math
 import warnings
+from base64 import b64decode
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -15,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp, kstest
 
-from submatch_nb import compare
+from submatch_nb import compare, compare_activations
 from submatch_nb.chance import bootstrap, permutation_test
 from submatch_nb.engine.canonical import canonical
 from submatch_nb.engine.capture import as_matrix, capture
@@ -43,11 +46,15 @@ from submatch_nb.engine.intervals import (
     quantile,
     similarity_interval,
 )
+from submatch_nb.engine.layer import Layer
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.pair import trained_pair, untrained_pair
+from submatch_nb.engine.results import Results
 from submatch_nb.engine.several import Comparisons
+from submatch_nb.explorer import pack_chance
 from submatch_nb.maximum import Profile, epsilon_profile
 from submatch_nb.measures import MEASURES
+from submatch_nb.neurons import digits_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::submatch_nb.SubmatchWarning")
 SEEDS = st.integers(0, 10**6)
@@ -768,3 +775,83 @@ def test_bootstrap_gives_every_number_its_interval():
         bootstrap(none)
     with pytest.raises(ValueError, match="an interval over networks takes three or more"):
         bootstrap(Comparisons({("a", "b"): trained}))
+
+
+@pytest.mark.parametrize("shuffles", [1, 3, 19])
+def test_one_name_one_null(shuffles):
+    "In table, intervals, results, report and explorer the null is the mean over the shuffles."
+    X, Y = digits_layers()
+    options = {"null": shuffles, "groups": 4}
+    plain, twin = (
+        compare_activations({"fc": X[:300]}, {"fc": Y[:300]}, center=center, **options)
+        for center in (False, True)
+    )
+    layer = plain["fc"]
+    at, half = [one.similarity(0.65) for one in layer.null], [one.half for one in layer.null]
+    if shuffles > 1:
+        assert np.std(at) > 0 and np.std(half) > 0, "an instance that tells nothing"
+    table = plain.table(0.65, measures=["cka"]).loc["fc"]
+    rows = bootstrap(plain, epsilon=0.65, measures=["cka"]).loc["fc", "null"]
+    nulls = table[["null ε=0.65", "half null", "cka null"]].tolist()
+    np.testing.assert_allclose(nulls[:2], [np.mean(at), np.mean(half)])
+    np.testing.assert_allclose(nulls, rows[["ε=0.65", "half", "cka"]].tolist(), rtol=1e-12)
+    results = Results(Path(__file__).parent.parent / "nbs" / "results" / "laptop")
+    results.config = replace(results.config, epsilon=(0.65,))
+    key = ("mlp", "trained", ("a", "b"))
+    vars(results).update(comparisons={key: plain}, centred={key: twin})
+    found = pd.concat([results.similarities.iloc[0], results.chance.iloc[0]])
+    centred = twin.table(0.65).loc["fc"]
+    assert found["null"] == table["null ε=0.65"]
+    assert found["half null"] == table["half null"]
+    assert found["centred null"] == centred["null ε=0.65"]
+    assert found["half centred null"] == centred["half null"]
+    packed = pack_chance(layer)
+    levels = np.frombuffer(b64decode(packed["null"]))
+    assert packed["nullHalf"] == table["half null"]
+    assert np.mean(levels <= 0.65) == pytest.approx(table["null ε=0.65"])
+
+
+def test_a_level_of_few_shuffles_is_their_mean():
+    "Beside a level of a few shuffles a number is void by their mean, as the table shows it."
+
+    def layer_of(*halves: float) -> Layer:
+        own, *null = (Profile([h] * 10, [h] * 10, 50) for h in halves)
+        return Layer("conv", ("conv", "conv"), "channel", images=50, profile=own, null=null)
+
+    assert not layer_of(0.5, 0.9, 0.4).void()  # 0.65
+    assert layer_of(0.5, 0.6, 0.4).void()  # the first alone is beyond the margin
+    assert not layer_of(0.5, 0.4, 0.9, 0.9).void(0.5)  # a third
+    assert layer_of(0.5, 0.9, 0.51).void_reasons(0.6) == []
+    assert layer_of(0.5, 0.9, 0.4).null_mean(lambda one: one.half) == 0.65
+
+
+def test_means_over_pairs_have_intervals_over_networks():
+    "The table of several networks has the numbers of `bootstrap`; of two networks it has none."
+    X, Y = digits_layers()
+    sides = {"p": X, "q": Y, "r": X[:, ::-1] + Y}
+    pairs = list(itertools.combinations(sides, 2))
+    found = {
+        (a, b): compare_activations({"fc": sides[a]}, {"fc": sides[b]}, null=2, groups=0)
+        for a, b in pairs
+    }
+    measures = ["cka", "procrustes"]
+    several = Comparisons(found)
+    row = several.table(0.25, measures=measures).loc["fc"]
+    rows = bootstrap(several, epsilon=0.25, measures=measures).loc["fc"]
+    named = {
+        "ε=0.25": "{} ε=0.25",
+        "half": "half {}",
+        "cka": "cka {}",
+        "procrustes": "procrustes {}",
+    }
+    for quantity, name in named.items():
+        columns = [quantity, *(name.format(what) for what in ("low", "high", "null"))]
+        np.testing.assert_allclose(row[columns].tolist(), rows.loc[quantity].tolist(), rtol=1e-12)
+        assert row[name.format("low")] < row[quantity] < row[name.format("high")]
+    for some in (pairs[:1], pairs[:2]):  # one pair; two that have a network in common
+        row = Comparisons({pair: found[pair] for pair in some}).table(0.25, measures=measures)
+        ends = [name.format(what) for name in named.values() for what in ("low", "high")]
+        assert row[ends].isna().all(axis=None) and row[[*named]].notna().all(axis=None)
+    each = several.table(0.25, pairs=True, measures=measures)
+    expected = MEASURES["cka"](Moments(X, Y))
+    assert each.loc[("p", "q", "fc"), "cka"] == pytest.approx(expected)

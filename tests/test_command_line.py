@@ -205,15 +205,23 @@ def test_demo_saved_the_comparison(demo, table):
 
 def test_demo_printed_the_table(demo, table):
     for layer, row in table.iterrows():
-        line = next(line for line in demo[0].splitlines() if line.startswith(layer)).split()
-        assert line[5:10] == [f"{row[f'ε={e:g}']:.3f}" for e in EPSILONS] and line[10:15] == [
-            f"{row[f'baseline ε={e:g}']:.3f}" for e in EPSILONS
+        first, second = (x.split() for x in demo[0].splitlines() if x.startswith(layer + " "))
+        assert first[1:3] == [str(row["neurons a"]), str(row["samples"])]
+        stars = ["*" if row[f"void ε={e:g}"] else "" for e in EPSILONS]
+        assert first[4:9] == [
+            f"{row[f'ε={e:g}']:.3f}{star}" for e, star in zip(EPSILONS, stars, strict=True)
         ]
-        assert (line[1], line[2], line[15]) == (
-            str(row["neurons a"]),
-            str(row["samples"]),
-            str(row["simple ε=0.3"]),
-        )
+        assert first[9:] == [f"{row[f'null ε={e:g}']:.3f}" for e in EPSILONS]
+        assert second[1:6] == [f"{row[f'baseline ε={e:g}']:.3f}" for e in EPSILONS]
+        known = ["half", "half null", "half low", "half high", "p Holm"]
+        expected = [f"{row[name]:.3f}" for name in known if not np.isnan(row[name])]
+        expected[0] += "*" if row["void"] else ""
+        assert second[6 : 6 + len(expected)] == expected
+        assert second[6 + len(expected)] == str(row["simple ε=0.3"])
+    starred = table.filter(like="void ε").to_numpy()
+    assert starred.any() and not starred.all(), "an instance that tells nothing"
+    shown = [line for line in demo[0].splitlines() if line.startswith(("conv", "fc", " "))]
+    assert max(map(len, shown)) <= 120
 
 
 @pytest.mark.long
@@ -457,7 +465,8 @@ def test_a_terminal_without_greek(trained, folder, tmp_path, monkeypatch):
 
 def test_compare_every_layer_with_every_layer(trained, folder, tmp_path, capsys):
     compared(trained, f"--data {folder} --split all --layers cross", tmp_path)
-    matrix = Comparison.load(tmp_path / "comparison.safetensors").matrix(0.3)
+    saved = Comparison.load(tmp_path / "comparison.safetensors")
+    matrix, table = saved.matrix(0.3), saved.table(0.3)
     assert matrix.shape == (6, 6) and sorted(p.name for p in tmp_path.iterdir()) == [
         "comparison.safetensors",
         "similarity.png",
@@ -465,10 +474,13 @@ def test_compare_every_layer_with_every_layer(trained, folder, tmp_path, capsys)
         "untrained.safetensors",
     ]
     printed = capsys.readouterr().out.splitlines()
+    assert 0 < table["void ε=0.3"].sum() < len(table), "an instance that tells nothing"
     for layer, row in matrix.iterrows():
-        assert next(l for l in printed if l.startswith(layer)).split()[1:] == [
-            f"{v:.2f}" for v in row
-        ]
+        similarity, null = (line.split()[1:] for line in printed if line.startswith(f"{layer} "))
+        names = saved.grid.loc[layer]
+        stars = ["*" if table.loc[name, "void ε=0.3"] else "" for name in names]
+        assert similarity == [f"{v:.2f}{star}" for v, star in zip(row, stars, strict=True)]
+        assert null == [f"{table.loc[name, 'null ε=0.3']:.2f}" for name in names]
 
 
 def test_compare_activations(tmp_path, capsys):

@@ -900,9 +900,10 @@ def test_epsilon_at_chance_warns():
     assert chance_epsilon(16, 12) == 0.5
     says = (
         "^epsilon = 0.5 is at or above the Gaussian chance level 0.500 for 12 neurons and "
-        "16 samples, the residual of one random direction: layers of noise match from not far "
-        r"above it. Compare with shuffled images \(permutation_test\), or use a smaller epsilon or "
-        "more samples.$"
+        "16 samples, the residual of one Gaussian vector: layers of Gaussian noise match from not "
+        "far above it, and activations, which share their means, match by chance from below it. "
+        r"Compare with shuffled images \(permutation_test\), or use a smaller epsilon or more "
+        "samples.$"
     )
     for first in ((X, Y), (Y, X), (Moments(X, Y),)):
         with pytest.warns(SubmatchWarning, match=says):

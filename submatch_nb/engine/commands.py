@@ -28,7 +28,7 @@ from .inputs import EPSILONS, check_epsilon, check_epsilons
 from .names import KINDS
 from .positions import usual_positions
 from .processes import processes, together
-from .reports import SIMILARITY, Report, check_folder, notes_on, show
+from .reports import Report, check_folder, notes_on, show
 from .texts import say
 from submatch_nb.engine.training import (
     Recipe,
@@ -446,7 +446,7 @@ def compare_two_matrices(args: argparse.Namespace, report: Report) -> None:
     show(
         compare_activations(args.files[0], args.files[1], layers, **_chance_options(args)),
         report,
-        lambda table: [SIMILARITY],
+        lambda _: [],
     )
 
 # %% ../../nbs/engine/commands.ipynb #e7ccf853

@@ -348,14 +348,18 @@ class Comparison(ComparedLayers):
         -------
         DataFrame
             A row for each layer. "null ε=" is the similarity with the images of one network
-            shuffled; "half" the half-epsilon, with that of the null and its 95 % interval by
+            shuffled, the mean over all shuffles, as is every column "null" (`Layer.null_mean`);
+            "half" the half-epsilon, with that of the null and its 95 % interval by
             leaving out groups of images. "p" is how often chance gives a half-epsilon as small,
             empty of fewer than 19 shuffles, and "p Holm" the same corrected for all layers.
-            "rank" are the dimensions that neurons span, "images" what was exchangeable, and a
-            layer is "void" where its half-epsilon says nothing (`Layer.void_reasons`). A measure
+            "rank" are the dimensions that neurons span, "images" what was exchangeable. A layer
+            is "trivial" where any two networks match (`Layer.trivial`), "void" where its
+            half-epsilon says nothing, and "void ε=" where its similarity at that epsilon says
+            nothing (`Layer.void_reasons`). A measure
             has a column of its name, and with " null", " low" and " high". "Gaussian ε" is the
-            Gaussian chance level for the samples and the live neurons in the network that has
-            more. "size" is the median number of neurons in
+            residual of one Gaussian vector on the span of others (`chance_epsilon`), as many as
+            there are live neurons in the network that has more, and not what chance gives for
+            activations: that are the nulls. "size" is the median number of neurons in
             a simple match, both networks together. Where positions were sampled, similarities
             are means over the draws and "±" their standard deviation.
 

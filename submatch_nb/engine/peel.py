@@ -504,15 +504,17 @@ def said_twice(Y: object) -> str:
 
 # %% ../../nbs/engine/peel.ipynb #fc28d200
 def warn_if_chance(epsilon: float, d: int, n: int) -> None:
-    """Warn of an epsilon at or above the Gaussian chance level.
+    """Warn of an epsilon at or above the Gaussian chance level, where noise is about to match.
 
-    `d` samples; `n` live neurons in the layer that has more of them.
+    Activations match by chance below it already. `d` samples; `n` live neurons in the layer that
+    has more of them.
     """
     chance = chance_epsilon(d, n)
     if 0 < chance <= epsilon:
         warn(
             f"epsilon = {epsilon:g} is at or above the Gaussian chance level {chance:.3f} "
-            f"for {n} neurons and {d:,} samples, the residual of one random direction: layers of "
-            "noise match from not far above it. Compare with shuffled images (permutation_test), "
+            f"for {n} neurons and {d:,} samples, the residual of one Gaussian vector: layers of "
+            "Gaussian noise match from not far above it, and activations, which share their means, "
+            "match by chance from below it. Compare with shuffled images (permutation_test), "
             "or use a smaller epsilon or more samples."
         )

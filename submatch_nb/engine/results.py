@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired
@@ -24,7 +24,7 @@ from .analysis import profile_of
 from .configs import Config, Experiment, from_table, is_name, stage_at
 from .files import load_json, read_json
 from .inputs import Sides
-from .layer import Layer
+from .layer import Layer, similarity_at
 from .saving import load_comparison
 from .schemas import Count, Number, closed, conform, reading
 from .tables import chance_columns
@@ -297,6 +297,7 @@ def _similarity_rows(results: Results) -> Iterator[dict[str, Any]]:
         for depth, (layer, profile) in enumerate(c.profiles.items()):
             twin = twins.get(layer)
             for e in results.config.epsilon:
+                at = partial(similarity_at, epsilon=e)
                 yield {
                     "network": label,
                     "stage": stage,
@@ -310,15 +311,10 @@ def _similarity_rows(results: Results) -> Iterator[dict[str, Any]]:
                     "chance": profile.chance,
                     "epsilon": e,
                     "similarity": profile.similarity(e),
-                    "null": _null_at(c[layer], e),
+                    "null": c[layer].null_mean(at),
                     "centred": profile_of(twin).similarity(e) if twin else np.nan,
-                    "centred null": _null_at(twin, e) if twin else np.nan,
+                    "centred null": twin.null_mean(at) if twin else np.nan,
                 }
-
-
-def _null_at(layer: Layer, epsilon: float) -> float:
-    "What chance gives at epsilon, the mean over shuffles; NaN where there are none."
-    return float(np.mean([p.similarity(epsilon) for p in layer.null])) if layer.null else np.nan
 
 
 def _chance_rows(results: Results) -> Iterator[dict[str, Any]]:
@@ -336,7 +332,7 @@ def _chance_rows(results: Results) -> Iterator[dict[str, Any]]:
                 "shuffles": len(layer.null),
                 **chance_columns(layer, ()),
                 "half centred": profile_of(twin).half if twin else np.nan,
-                "half centred null": twin.null[0].half if twin and twin.null else np.nan,
+                "half centred null": twin.null_mean(lambda one: one.half) if twin else np.nan,
                 "p centred": twin.p if twin and twin.p is not None else np.nan,
             }
             yield row

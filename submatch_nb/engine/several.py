@@ -6,7 +6,7 @@
 __all__ = ['Name', 'Pair', 'Comparisons']
 
 # %% ../../nbs/engine/several.ipynb #53304941
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,7 +18,7 @@ from .layer import Layer
 from .moments import Moments
 from .saving import load_several, pack_several
 from .schemas import reading
-from .tables import Epsilons, mean_rows
+from .tables import Epsilons, mean_rows, measure_columns
 from ..figures import draw_depth, draw_matrices, figure_of, similarities
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class Comparisons(Mapping[Pair, Comparison]):
         epsilon: Epsilons = EPSILONS,
         pairs: bool = False,
         baseline: "Comparison | Comparisons | None" = None,
+        measures: Sequence[str] = (),
     ) -> "pd.DataFrame":
         """Mean similarity over all pairs by layer at each epsilon.
 
@@ -135,33 +136,46 @@ class Comparisons(Mapping[Pair, Comparison]):
             The table of every pair instead of the mean.
         baseline : Comparison or Comparisons, optional
             Of the same layers, whose mean stands beside.
+        measures : sequence of str
+            Other measures, as of `Comparison.table`.
 
         Returns
         -------
         DataFrame
-            A row for each layer; with `pairs` for each pair and layer. "±" is the standard
-            deviation over the pairs; neurons and dead neurons are means too, "Gaussian ε" is the
-            lowest.
+            A row for each layer; with `pairs` for each pair and layer, as of `Comparison.table`.
+            Of the means, "±" is the standard deviation over the pairs, "low" and "high" the 95 %
+            interval with the network as the unit (`network_interval`): empty of two networks, as
+            one pair does not say how far another would be from it, and where all pairs have one
+            network in common. Neurons and dead neurons are means too, "Gaussian ε" is the lowest,
+            and a mean is "void" where the number is void in every pair.
 
         Raises
         ------
         ValueError
-            For a baseline of other layers.
-        """
-        import pandas as pd
+            For a baseline of other layers, and where measures take moments that are not there.
 
+        See Also
+        --------
+        bootstrap : the same intervals at any level, and those of a difference from a baseline.
+        """
         epsilons = check_epsilons(epsilon)
         others = baselines_of(baseline, self)
-        beside = baseline if pairs else None
-        tables = pd.concat(
-            {pair: c.table(epsilons, baseline=beside) for pair, c in self.items()},
-            names=["a", "b", "layer"],
-        )
         if pairs:
-            return tables
+            return self._stacked(lambda c: c.table(epsilons, None, baseline, measures))
+        names = [measures] if isinstance(measures, str) else list(measures)
+        tables = self._stacked(
+            lambda c: c.table(epsilons).assign(**measure_columns(c, names, intervals=False))
+        )
         values = {e: similarities(list(self.values()), self.layers, e) for e in epsilons}
         dashed = {e: similarities(others, self.layers, e) for e in epsilons if others}
-        return mean_rows(tables, values, dashed)
+        return mean_rows(tables, values, dashed, list(self), names)
+
+    def _stacked(self, table: Callable[[Comparison], "pd.DataFrame"]) -> "pd.DataFrame":
+        """The tables of all pairs one below the other."""
+        import pandas as pd
+
+        each = {pair: table(comparison) for pair, comparison in self.items()}
+        return pd.concat(each, names=["a", "b", "layer"])
 
     def matrix(self, epsilon: float = 0.3) -> "pd.DataFrame":
         """Mean similarity over all pairs of every layer with every layer, at epsilon in [0, 1).
