@@ -352,9 +352,9 @@ def draw_depth(
 
 # %% ../nbs/engine/figures.ipynb #0a464dbc
 def _draw_null(ax: "Axes", layer: "Layer") -> None:
-    "Similarity with the images shuffled, dotted."
-    for shuffle in layer.null[:1]:
-        every = np.concatenate([shuffle.x, shuffle.y])
+    "Similarity with the images shuffled, the mean over all shuffles, dotted."
+    if layer.null:
+        every = np.concatenate([side for one in layer.null for side in (one.x, one.y)])
         style = {"color": COLORS["matched"], "linestyle": ":", "linewidth": 1.6}
         draw_share(ax, every, label="images shuffled", **style)
 

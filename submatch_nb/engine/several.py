@@ -147,7 +147,7 @@ class Comparisons(Mapping[Pair, Comparison]):
             interval with the network as the unit (`network_interval`): empty of two networks, as
             one pair does not say how far another would be from it, and where all pairs have one
             network in common. Neurons and dead neurons are means too, "Gaussian ε" is the lowest,
-            and a mean is "void" where the number is void in every pair.
+            and a mean is "void" where half of the pairs or more are.
 
         Raises
         ------

@@ -323,7 +323,7 @@ def mean_rows(
     rows["half low"], rows["half high"] = ends(columns("half"))
     rows["images"] = layers["images"].first()
     for name in ("trivial", "void", *(f"void ε={e:g}" for e in pairs)):
-        rows[name] = layers[name].all()
+        rows[name] = layers[name].mean() >= 0.5
     rows["Gaussian ε"] = layers["Gaussian ε"].min()
     for name in measures:
         rows[name], rows[f"{name} null"] = layers[name].mean(), layers[f"{name} null"].mean()
