@@ -21,7 +21,7 @@ readme = (
     .read_text(encoding="utf-8")
     .replace("](nbs/images/", f"]({raw}/nbs/images/")
 )
-readme = re.sub(r"\]\(nbs/([\w/]+)\.ipynb\)", rf"]({site}/\1.html)", readme)
+readme = re.sub(r"\]\(nbs/([\w/]+)\.(?:ipynb|md)\)", rf"]({site}/\1.html)", readme)
 
 requirements = cfg["requirements"].split()
 lab = cfg["lab_requirements"].split()
