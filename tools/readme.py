@@ -85,7 +85,8 @@ def readme(text: str) -> tuple[str, dict[str, bytes]]:
     nb.cells = [cell for cell in nb.cells if shown(cell)]
     for cell in nb.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\(((?:\w+/)?\w+\.(?:ipynb|md)|images/)", r"](nbs/\1", cell.source)
+            inside = r"\]\(((?:\w+/)?\w+\.(?:ipynb|md)|images/)"
+            cell.source = re.sub(inside, r"](nbs/\1", cell.source)
         else:
             cell.source = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE)
     nb.metadata.language_info = {"name": "python"}
