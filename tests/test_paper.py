@@ -39,6 +39,7 @@ from submatch_nb.networks import Images, build, load_checkpoint, load_data
 from submatch_nb.paper import (
     Results,
     accuracies,
+    plot_half,
     plot_heat,
     plot_similarity,
     plot_simple,
@@ -1051,6 +1052,23 @@ def test_figures_say_what_is_dashed_and_nothing_false_of_chance():
             len(bands) == 2 * len(EPSILONS)
             and bands[-1].max() == summary(results, label, "untrained")["max"][0.5].max()
         )
+
+
+def test_figures_show_what_chance_gives(more):
+    results, label = Results(more[1] / "results"), "digits-vgg-w0.5"
+    results.similarities["null"] = 0.0
+    (ax,) = plot_similarity(results, label).axes
+    assert "images shuffled: 0" in [text.get_text() for text in ax.get_legend().get_texts()]
+    results.similarities.loc[results.similarities.layer == "fc1.relu", "null"] = 0.4
+    (ax,) = plot_similarity(results, label).axes
+    dotted = [line.get_ydata() for line in ax.get_lines() if line.get_linestyle() == ":"]
+    assert len(dotted) == len(EPSILONS) and all(np.isclose(line.max(), 0.4) for line in dotted)
+    (ax,) = plot_half(results, label).axes[:1]
+    rows = results.chance.query("stage == 'trained'").groupby("depth")["half null"].mean()
+    (chance,) = [line for line in ax.get_lines() if line.get_label() == "images shuffled"]
+    assert np.allclose(chance.get_ydata(), rows)
+    assert len(plot_half(results, label).axes) == 2  # the centred twin too
+    assert len(plot_half(stored(), "vgg16_bn-w0.25").axes) == 1
 
 
 def test_bars_reach_from_the_lowest_order_to_the_highest():

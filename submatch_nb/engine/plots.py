@@ -59,11 +59,11 @@ def explain(ax: "Axes", title: str, more: Sequence[Any] = ()) -> "Figure":
     return figure_of(ax)
 
 
-def dashed(label: str) -> Any:
-    """An entry of the legend for dashed lines."""
+def dashed(label: str, style: str = "--") -> Any:
+    """An entry of the legend for dashed lines, or dotted ones."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=GREY, linestyle="--", linewidth=1, label=label)
+    return Line2D([], [], color=GREY, linestyle=style, linewidth=1, label=label)
 
 
 def draw_range(
@@ -106,7 +106,8 @@ def plot_similarity(
     """Draw similarity against depth, a line for each epsilon.
 
     A line is the mean over all pairs, a band reaches from the lowest to the highest; dashed and
-    paler, the same of the untrained networks.
+    paler, the same of the untrained networks; dotted, what chance gives, where it was collected
+    and is not 0.
 
     Parameters
     ----------
@@ -128,7 +129,23 @@ def plot_similarity(
             draw_baseline(ax, before, e, color)
     shares(ax)
     title = f"{label}, {stage}: mean and range of {results.count(label)}"
-    return explain(ax, title, [dashed("untrained")])
+    more = _draw_chance(ax, results, label, stage, chosen)
+    return explain(ax, title, [*more, dashed("untrained")])
+
+
+def _draw_chance(
+    ax: "Axes", results: Results, label: str, stage: str, chosen: Iterable[float]
+) -> list[Any]:
+    """What chance gives, dotted, the mean over pairs; its entry of the legend."""
+    rows = results.similarities.query("network == @label and stage == @stage")
+    if rows.null.isna().any():
+        return []
+    means = rows.groupby(["depth", "epsilon"]).null.mean().unstack()[list(chosen)]
+    drawn = [e for e in means if means[e].max() > 0]
+    colors = colors_of(results.config.epsilon)
+    for e in drawn:
+        ax.plot(means.index, means[e], ":", color=colors[e], linewidth=1.5)
+    return [dashed("images shuffled" if drawn else "images shuffled: 0", ":")]
 
 # %% ../../nbs/engine/plots.ipynb #9be41cf6
 EVERY = np.linspace(0, 0.995, 200)  # values of epsilon
