@@ -13,7 +13,7 @@ PARTS = {
 # Ways through the book, the shortest first
 PATHS = ("minutes", "lecture", "lab")
 # One task a page, what most readers ask first at the head
-GUIDES = ("compare", "reading", "data", "tokens", "activations", "many", "figure")
+GUIDES = ("compare", "reading", "data", "tokens", "activations", "many", "figure", "command")
 # In the order in which they are read
 ENGINE = (
     *("inputs", "sets", "texts", "writing", "schemas", "files", "drawing"),
