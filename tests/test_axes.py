@@ -476,7 +476,7 @@ def test_unusable_layers_are_refused_by_name(forward, batch, match):
 def test_single_inputs_are_no_batches():
     convs = [nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU()) for _ in "ab"]
     for singles in ([data(3, 8, 8)] * 4, [(data(3, 8, 8), 1)] * 4):
-        with pytest.raises(ValueError, match="single inputs in place of batches"):
+        with pytest.raises(ValueError, match="for a single input: give batches"):
             collect(*convs, singles, **OPTIONS)
 
 

@@ -41,6 +41,7 @@ from submatch_nb.engine.feeding import Place, inputs_in
 from submatch_nb.engine.inputs import SubmatchWarning, tensor_of
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.names import glob
+from submatch_nb.engine.shuffling import sums_bytes
 from submatch_nb.layers import batches, capture, collect, collect_all, evaluating, feed, layer_names
 
 PLAIN = {"progress": False, "null": 0, "groups": 0}
@@ -932,6 +933,40 @@ def test_memory_is_known_before_it_is_asked_for(monkeypatch):
     assert room.free_memory(torch.device("cpu")) > 2**20
 
 
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv2d(3, 8, 3, padding=1), (3, 64, 64)),
+        (lambda: nn.Conv1d(3, 8, 3, padding=1), (3, 4096)),
+        (lambda: nn.Conv3d(3, 8, 3, padding=1), (3, 16, 16, 16)),
+    ],
+)
+def test_outputs_that_are_held_count(monkeypatch, make, shape):
+    "20 images in one window: 8 channels x 4,096 positions, in two networks, in float32, twice."
+    nets = pair(make)
+    nets = [nn.Sequential(net, nn.ReLU()) for net in nets]
+    data = torch.rand(20, *shape)
+    size = 20 * 8 * 4096 * 4 * 2 * 2
+    monkeypatch.setattr(room, "free_memory", lambda device: float(size))
+    with pytest.raises(ValueError, match=r"layer '1' and.*20 images.* 10.0 MB.*positions=.*null=0"):
+        collect(*nets, data, batch_size=5, progress=False)
+    for options in ({"null": 0}, {"positions": "mean"}):
+        assert collect(*nets, data, batch_size=5, groups=0, progress=False, **options)
+    monkeypatch.setattr(room, "free_memory", lambda device: float(size + 2**20))
+    found = collect(*nets, data, batch_size=5, progress=False)["1"]
+    assert len(found.groups) == 20 and found.null_about
+
+
+def test_groups_take_what_is_left(monkeypatch):
+    nets = pair(lambda: nn.Sequential(nn.Linear(12, 300), nn.ReLU()))
+    need = room.Need(["1", "1"], [300, 300], [(0, 1)], exact=False, shuffles=1, draws=1)
+    held, fold = 2 * 40 * 600 * 4, sums_bytes([300, 300], [(0, 1)])
+    monkeypatch.setattr(room, "free_memory", lambda device: need.total() + held + 5.5 * fold)
+    with pytest.warns(SubmatchWarning, match="intervals come from 5 groups"):
+        found = collect(*nets, X, progress=False)["1"]
+    assert len(found.groups) == 5
+
+
 def test_a_limit_of_the_process_counts():
     import resource
 
@@ -1137,3 +1172,107 @@ def test_single_inputs_are_refused_by_name_without_a_word_of_later_calls():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="layer 'fc' of the first network: no axis"):
             collect(*pair(OneByOne), X, ["fc"], **PLAIN)
+
+
+class Alone(nn.Module):
+    "A module between an activation and an activation."
+
+    def __init__(self, inner):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Tanh(), inner, nn.ReLU()
+
+    def forward(self, x):
+        out = self.inner(self.first(x))
+        return self.last(out[0] if isinstance(out, tuple) else out)
+
+
+SINGLE = {
+    "image": ((3, 8, 8), lambda: nn.Conv2d(3, 4, 3)),
+    "signal": ((6, 7), lambda: nn.Conv1d(6, 4, 3)),
+    "volume": ((2, 5, 5, 5), lambda: nn.ConvTranspose3d(2, 3, 2)),
+    "series": ((7, 6), lambda: nn.LSTM(6, 5, batch_first=True)),
+    "series, time first": ((7, 6), lambda: nn.GRU(6, 5)),
+    "text": ((7, 6), lambda: nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)),
+    "text in a stack": (
+        (7, 6),
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8), 2),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("name", SINGLE)
+def test_data_of_single_inputs_for_modules_that_take_them(name):
+    "The first axis of a single input is no batch; no layer of the network may count it as one."
+    shape, make = SINGLE[name]
+    data = list(torch.randn(12, *shape, generator=torch.Generator().manual_seed(0)))
+    nets = pair(lambda: Alone(make()))
+    for layer in ("first", "inner", "last"):
+        with pytest.raises(ValueError, match=f"layer '{layer}'.*single input: give batches"):
+            collect(*nets, data, [layer], **PLAIN)
+    with pytest.raises(ValueError, match="takes a batch of shape .* for a single input"):
+        collect(*nets, data, **PLAIN)
+    with capture(nets[0].eval(), ["first", "last"]) as outputs, torch.no_grad():
+        nets[0](data[0])
+    assert outputs["first"].shape == shape
+
+
+def test_batches_for_modules_that_could_take_single_inputs():
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 4, 3), nn.Identity()
+
+        def forward(self, x):
+            return self.out(torch.vmap(self.conv)(x))
+
+    images = torch.randn(12, 3, 8, 8)
+    assert collect(*pair(Mapped), images, ["out"], **PLAIN)["out"].count == 12 * 36
+    cells = pair(lambda: Alone(nn.GRUCell(6, 5)))
+    assert collect(*cells, torch.randn(12, 6), ["last"], **PLAIN)["last"].count == 12
+
+
+def test_batches_in_more_forms():
+    nets = pair(perceptron)
+    moments = expected(nets)
+    for data in (
+        [X[:15].tolist(), X[15:].tolist()],
+        [pd.DataFrame(X[:15].numpy()), pd.DataFrame(X[15:].numpy())],
+        [(pd.DataFrame(X[:15].numpy()), 1), (pd.DataFrame(X[15:].numpy()), 2)],
+    ):
+        found = collect(*nets, data, ["1"], null=1, groups=4, progress=False)["1"]
+        assert_same(found, moments)
+        assert found.images == 40
+    for data, match in (
+        (torch.tensor(3.0), "data is a single number, 3.0"),
+        ([None, None], "a batch holds NoneType"),
+        ([(None, X)], "a batch holds NoneType"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            collect(*nets, data, ["1"], **PLAIN)
+    convolutions = pair(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    with pytest.raises(TypeError, match=r"a batch holds torch.uint8.*x.float\(\)"):
+        collect(*convolutions, torch.zeros(8, 3, 5, 5, dtype=torch.uint8), ["1"], **PLAIN)
+
+
+def test_images_of_their_own_sizes_as_arrays():
+    class Sized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return self.conv(torch.stack([image[:, :5, :5] for image in images]))
+
+    images = [torch.randn(3, 5 + k % 3, 6) for k in range(12)]
+    nets = pair(Sized)
+    for batch in (images, [image.numpy() for image in images]):
+        data = [(batch[:5], [0] * 5), (batch[5:], [0] * 7)]
+        assert collect(*nets, data, ["conv"], progress=False)["conv"].images == 12
+
+
+def test_a_part_on_the_meta_device_is_named():
+    nets = pair(lambda: nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 3)))
+    nets[1][1].to("meta")
+    with pytest.raises(ValueError, match=r"weight '1.weight' of Sequential is on the meta device"):
+        collect(*nets, X, ["1"], **PLAIN)

@@ -278,9 +278,9 @@ def _planned(sides: tuple[_Side, _Side], reading: Reading, request: Request, pai
     sizes = [side.matrix.shape[1] for side in sides]
     names = [side.name for side in sides]
     need = Need(names, sizes, [(0, 1)], request.exact, request.null, 1)
-    check_room([need], torch.device("cpu"))
+    left = check_room([need], torch.device("cpu"))
     folds = min(request.groups, images) if images > 1 else 0
-    folds = affordable(folds, pairs * sums_bytes(sizes, [(0, 1)]), 1)
+    folds = affordable(folds, pairs * sums_bytes(sizes, [(0, 1)]), 1, left)
     numbered = reading.order is not None
     positions = math.prod(sides[0].positions)
     window = window_size(8 * sum(sizes) * positions * count / images, numbered)

@@ -25,6 +25,7 @@ from submatch_nb.engine.arranging import (
     Neurons,
     Part,
     Unusable,
+    axes_alone,
     by_axes,
     by_class,
     by_tracking,
@@ -192,6 +193,7 @@ class Watcher:
         asked = any(entry.functions for entry in self.entries)
         self.functions = Functions(model, self.keep_function) if asked else None
         self.encoders: list[WatchedEncoder] = []
+        self.alone = ""  # what a module says that takes the batch for a single input
 
     def begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         "A pass begins."
@@ -210,6 +212,12 @@ class Watcher:
             self.tracker.begin(given, count)
             self.counting = self.tracker.counting
             self.outputs.count = self.count(given)
+            self.alone = ""
+            for name, inner in {"": self.root, **self.modules}.items():
+                if axes_alone(inner):
+                    hook = partial(self.look, name)
+                    handle = inner.register_forward_pre_hook(hook, with_kwargs=True)
+                    self.running.callback(handle.remove)
         if self.functions is not None:
             self.functions.running.clear()
             self.running.enter_context(self.functions)
@@ -222,6 +230,20 @@ class Watcher:
             return fed.shape[axis]
         return inputs_in(given)
 
+    def look(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        "Does a module that is about to run take the batch for a single input?"
+        fed = next(iter(args or kwargs.values()), None)
+        fed = plain(fed).tensor if isinstance(fed, Tensor) else fed
+        if self.tracker is None or not isinstance(fed, Tensor) or not has_axes(fed):
+            return
+        axes = self.tracker.axes(fed)
+        if fed.ndim == axes_alone(module) and axes and axes[0] == (self.tracker.inputs,):
+            kind, shape = type(module).__name__, tuple(fed.shape)
+            self.alone = (
+                f"the {kind} {name!r} takes a batch of shape {shape} for a single input: give"
+                " batches whose first axis counts inputs, as a DataLoader does"
+            )
+
     def end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         "A pass ends, or breaks off."
         self.depth -= 1
@@ -232,8 +254,14 @@ class Watcher:
             self.tracker = None
 
     def settle(self) -> None:
-        "A call on weights alone, as of the first step from zeros, is as the layer's other calls."
+        """A call on weights alone, as of the first step from zeros, is as the layer's other calls.
+        Of what was taken for a single input nothing can be compared.
+        """
         found = self.outputs.arrangements
+        if self.alone:
+            found |= dict.fromkeys(found, Unusable(self.alone))
+            self.arrangements |= found
+            return
         layers = {key: split_call(key, self.modules)[0] for key in found}
         usable = {layers[key]: key for key in self.outputs if isinstance(found[key], Arrangement)}
         for key in [key for key, how in found.items() if how is OF_WEIGHTS]:

@@ -63,7 +63,11 @@ def is_single(item: Any) -> bool:
         values = [value for value in item.values() if not isinstance(value, (Tensor, np.ndarray))]
         flat = [isinstance(value, list) and _are_numbers(value) for value in values]
         return len(values) == len(item) and all(flat)
-    return isinstance(item, (str, bytes)) or type(item).__module__.startswith("PIL.")
+    return isinstance(item, (str, bytes)) or _is_of_pil(item)
+
+
+def _is_of_pil(item: Any) -> bool:
+    return type(item).__module__.startswith("PIL.")
 
 
 def _are_numbers(values: Sequence) -> bool:
@@ -76,7 +80,7 @@ def collate(items: list) -> Any:
         items = [
             {k: torch.tensor(v) if type(v) is list else v for k, v in i.items()} for i in items
         ]
-    if isinstance(items[0], (str, bytes)) or type(items[0]).__module__.startswith("PIL."):
+    if is_single(items[0]) and not isinstance(items[0], Mapping):
         return items
     try:
         return default_collate(items)
@@ -130,6 +134,8 @@ def as_data(data: Any) -> Any:
     numbers = listed and all(isinstance(row, (list, tuple)) for row in data)
     if numbers and all(_are_numbers(row) for row in data):
         return tensor_of(data, "data")
+    if isinstance(data, Tensor) and not data.is_nested and data.ndim == 0:
+        raise TypeError(f"data is a single number, {data.item()}, and no array of inputs")
     arrays = isinstance(data, (Tensor, np.ndarray)) or hasattr(data, "nnz")
     return tensor_of(data, "data") if arrays or hasattr(data, "to_numpy") else data
 
@@ -176,7 +182,8 @@ def are_images(value: Any) -> bool:
     "Is it a list of images of their own sizes, (channels, height, width) each?"
     if not isinstance(value, (list, tuple)) or not value:
         return False
-    if not all(isinstance(image, Tensor) and image.ndim == 3 for image in value):
+    arrays = (Tensor, np.ndarray)
+    if not all(isinstance(image, arrays) and image.ndim == 3 for image in value):
         return False
     return len({len(image) for image in value}) == 1
 
@@ -185,7 +192,7 @@ def has_axes(value: Any) -> bool:
     "Can its first axis count inputs?"
     if isinstance(value, (Tensor, np.ndarray)):
         return value.ndim > 0
-    return isinstance(value, (list, tuple))
+    return isinstance(value, (list, tuple)) or hasattr(value, "to_numpy")
 
 
 def inputs_in(batch: Any) -> int:
@@ -199,6 +206,8 @@ def inputs_in(batch: Any) -> int:
         first: Any = next(iter(batch), None)
         if are_images(first):
             return len(first)
+        if isinstance(first, (list, tuple)) and first and _are_numbers(first):
+            return len(batch)  # rows
         if isinstance(first, Mapping) or has_axes(first):
             return inputs_in(first)
     return len(batch) if hasattr(batch, "__len__") and getattr(batch, "ndim", 1) != 0 else 1
@@ -250,7 +259,7 @@ class Place:
             if value and isinstance(value[0], (Tensor, np.ndarray)):
                 return [self.suit(part) for part in value]
             value = _of_lists(value)
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) or hasattr(value, "to_numpy"):
             value = tensor_of(value, "a batch")
         if isinstance(value, PackedSequence):
             device = self.device or value.data.device
@@ -346,7 +355,7 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[list[Any], dict[str, Any
     if isinstance(batch, Mapping):
         return [], _taken(model, batch)
     if isinstance(batch, PackedSequence) or not isinstance(batch, (tuple, list)):
-        if isinstance(batch, (str, bytes)) or type(batch).__module__.startswith("PIL."):
+        if batch is None or isinstance(batch, (str, bytes)) or _is_of_pil(batch):
             raise TypeError(_no_tensor(batch))
         return [batch], {}
     first = batch[0]
@@ -355,7 +364,8 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[list[Any], dict[str, Any
     if isinstance(first, (Mapping, tuple, list)) and not isinstance(first, PackedSequence):
         made = _of_lists(batch)
         return arguments_of(model, first) if made is batch else ([made], {})
-    if not isinstance(first, (Tensor, np.ndarray, PackedSequence)):
+    arrays = (Tensor, np.ndarray, PackedSequence)
+    if not isinstance(first, arrays) and not hasattr(first, "to_numpy"):
         raise TypeError(_no_tensor(first))
     needed = _needed(model)
     if len(batch) < needed:
@@ -409,13 +419,19 @@ def feed(model: nn.Module, batch: Any, place: Place | None = None) -> Any:
         except RuntimeError as error:
             fed = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             other = fed and not any(v.is_floating_point() for v in fed)
-            if other and "dtype" in str(error) and place.dtypes:
+            if other and "type" in str(error) and place.dtypes:
                 remedy = "if these are no token ids, convert them, preprocess=lambda x: x.float()"
                 if fed[0].is_complex():
                     remedy = "give real ones, preprocess=lambda x: x.real"
                 raise TypeError(
                     f"a batch holds {fed[0].dtype}, and {type(model).__name__} computes with"
                     f" {place.dtype or 'floating-point numbers'} ({error}): {remedy}"
+                ) from error
+            away = [name for name, weight in model.named_parameters() if weight.is_meta]
+            if away and "meta" in str(error):
+                raise ValueError(
+                    f"weight {away[0]!r} of {type(model).__name__} is on the meta device, where"
+                    f" there are no numbers ({error}): load it first"
                 ) from error
             raise
 

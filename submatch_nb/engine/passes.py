@@ -37,7 +37,7 @@ from .positions import Samples, common_grid, length_needed, reduced
 from .processes import cut
 from .reading import Batch, Reading
 from .request import Request, check_enough
-from .room import Need, check_room
+from .room import Held, Need, check_room
 from submatch_nb.engine.shuffling import (
     Piece,
     Plan,
@@ -132,7 +132,6 @@ class Pass:
         laid = [self.laid(views, edges, outputs, inputs) for views in connected(edges)]
         self.device = sums_device([*outputs[0].values()])
         self.fold_bytes = 0  # what the sums of a fold take
-        check_room((self.need(bundle) for bundle in laid), self.device)
         self.plan = plan or self.planned(laid, outputs, reading, first, process[1])
         self.process = process
         self.per_turn = windows_at_once(self.plan.window, len(np.unique(first.images)))
@@ -231,10 +230,12 @@ class Pass:
         request = self.request
         if reading.images is not None:
             check_enough(request, reading.images)
+        needs = [self.need(bundle) for bundle in laid]
+        check_room(needs, self.device)
         told = [bundle for bundle in laid if bundle.by_input]
         if len(told) < len(laid) and (request.null or request.groups):
             warn(untold(laid, outputs, len(first.inputs)))
-        held = sum(self.bytes_of(outputs, view) for bundle in told for view in bundle.views)
+        sizes = {v: self.bytes_of(outputs, v) for bundle in told for v in bundle.views}
         if reading.images and self.total:
             images = len(first.inputs) * reading.images / self.total
         else:
@@ -243,9 +244,15 @@ class Pass:
         if reading.images is not None:
             folds = min(folds, reading.images) if reading.images > 1 else 0
         self.fold_bytes = sum(sums_bytes(bundle.sizes, bundle.pairs) for bundle in told)
-        folds = affordable(folds, self.fold_bytes, processes)
         numbered = reading.order is not None
-        window = window_size(held / images, numbered)
+        each = sum(sizes.values()) / images  # bytes of an image
+        window = window_size(each, numbered)
+        held = None
+        if request.null and sizes:
+            together = min(window, reading.images or window)
+            held = Held(max(sizes, key=sizes.__getitem__).layer, together, together * each)
+        left = check_room(needs, self.device, held)
+        folds = affordable(folds, self.fold_bytes, processes, left)
         return Plan(request.null, folds, window, reading.images, numbered)
 
     def bytes_of(self, outputs: Sequence[Outputs], view: View) -> int:

@@ -128,9 +128,12 @@ def size_in_words(size: float) -> str:
     return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.1f} MB"
 
 
-def affordable(folds: int, size: int, processes: int) -> int:
-    """How many folds are taken, where each takes so many bytes; warns where they are fewer."""
-    allowed = MEMORY_SHARE * memory() / processes
+def affordable(folds: int, size: int, processes: int, left: float = math.inf) -> int:
+    """How many folds are taken, where each takes so many bytes; warns where they are fewer.
+
+    `left` are the bytes that nothing else takes.
+    """
+    allowed = min(MEMORY_SHARE * memory() / processes, left)
     fitting = int(min(folds, allowed // max(size, 1)))
     fitting = fitting if fitting > 1 else 0
     if fitting < folds:
