@@ -203,13 +203,12 @@ def _compare_networks(
     seen: int,
     layers: Any,
     report: Report,
-    positions: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,  # of `compare`
 ) -> Comparison | Comparisons | None:
     "Compare networks, and the same untrained; print the table, save everything."
     images = _suits(networks.values(), images)
-    positions = positions or usual_positions(layers)
-    options = {**(options or {}), "positions": positions}
+    options = {"positions": usual_positions(layers), **(options or {})}
+    positions = options["positions"]
     trained = {name: net.model for name, net in networks.items()}
     comparison = _compared(trained, images, layers, options)
     fresh = {
@@ -410,7 +409,9 @@ def compare_files(args: argparse.Namespace) -> None:
             f" {about['test_accuracy']:.1%} right on the images held out"
         )
     options = _chance_options(args)
-    _compare_networks(networks, images, seen, layers, report, args.positions, options)
+    if args.positions:
+        options["positions"] = args.positions
+    _compare_networks(networks, images, seen, layers, report, options)
 
 
 def _chance_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from .peel import start
 from .positions import Positions, Sampled
 from .results import pair_file
 from .saving import load_comparison
-from .search import check_order, only, search
+from .search import check_order, restrict_order, search
 from .tables import measure_columns
 from .texts import say
 from .training import accuracy, load_checkpoint, settle_norms, train
@@ -476,7 +476,7 @@ def simple_sizes(
     sizes = []
     distinct = set()
     for seed in range(orders):
-        order = only(check_order(seed or None, n), left)
+        order = restrict_order(check_order(seed or None, n), left)
         found = {tuple(ids.tolist()) for _, ids in search(peel, group, order, epsilon)}
         sizes.append(sorted(map(len, found)))
         distinct |= found
