@@ -26,7 +26,7 @@ ENGINE = (
     *("processes", "distributed"),
     *("analysis", "compared", "several", "comparing", "layouts", "arrays", "activations"),
     *("uncertainty",),
-    *("latex", "tables", "figures", "saving", "exploring", "tops"),
+    *("latex", "tables", "figures", "halves", "saving", "exploring", "tops"),
     *("oracles", "answers", "shrinking", "checking"),
     *("match_tasks", "minimal_tasks", "hook_tasks", "measure_tasks", "shuffle_tasks"),
     "course",

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Mark', 'PAGE', 'COLUMN', 'LUMINANCE', 'EQUAL', 'MARGIN', 'similarities', 'mark_of', 'make_marks', 'short_names',
            'moved_apart', 'figure_style', 'empty_axes', 'figure_of', 'similarity_scale', 'drawing_on', 'is_dark',
-           'epsilon_colors', 'inches_of', 'name_layers', 'draw_circles', 'label_ends', 'mark_notes', 'pairs_note',
-           'draw_depth', 'void_ranges', 'draw_layer', 'Cells', 'draw_matrix', 'draw_matrices']
+           'epsilon_colors', 'inches_of', 'name_layers', 'draw_circles', 'draw_spread', 'label_ends', 'mark_notes',
+           'pairs_note', 'draw_depth', 'void_ranges', 'draw_layer', 'Cells', 'draw_matrix', 'draw_matrices']
 
 # %% ../nbs/engine/figures.ipynb #c088ec4e
 from collections.abc import Iterable, Iterator, Sequence
@@ -222,7 +222,7 @@ def draw_circles(
         ax.scatter(layers[crossed], values[crossed], marker="x", color=[color], **style)
 
 # %% ../nbs/engine/figures.ipynb #13fce1e7
-def _draw_spread(ax: "Axes", values: np.ndarray, color: ArrayLike) -> None:
+def draw_spread(ax: "Axes", values: np.ndarray, color: ArrayLike) -> None:
     """Of values (comparisons, layers) the standard deviation around the mean as a band, and each as
     a dot.
     """
@@ -243,7 +243,11 @@ def _draw_spread(ax: "Axes", values: np.ndarray, color: ArrayLike) -> None:
 
 # %% ../nbs/engine/figures.ipynb #75864859
 def label_ends(
-    ax: "Axes", last: int, labels: Sequence[str], ends: Sequence[float], colors: np.ndarray
+    ax: "Axes",
+    last: int,
+    labels: Sequence[str],
+    ends: Sequence[float],
+    colors: Iterable[Any],
 ) -> None:
     "Labels right of the axes, each tied to the end of its line at the last layer."
     import matplotlib.pyplot as plt
@@ -268,7 +272,7 @@ def mark_notes(marks: Iterable[Mark], void: str) -> list[str]:
     found = set(marks)
     notes = []
     if "void" in found:
-        notes.append(f"{void}: no more than chance, or too few images; says nothing")
+        notes.append(f"{void}: says nothing (chance, or few images)")
     if "trivial" in found:
         notes.append("crossed: trivial, any two networks match here")
     return notes
@@ -338,7 +342,7 @@ def draw_depth(
             if others:
                 marked.update(_draw_baseline(ax, others, layers, e, color))
             if len(values) > 1:
-                _draw_spread(ax, values, color)
+                draw_spread(ax, values, color)
             ends.append(values.mean(0)[-1])
         label_ends(ax, len(layers) - 1, [f"ε = {e:g}" for e in epsilons], ends, colors)
         name_layers(ax, comparisons[0])

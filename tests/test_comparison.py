@@ -9,6 +9,7 @@ import math
 import pickle
 import re
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -615,6 +616,40 @@ def test_figure_shows_the_numbers(comparison, baseline):
     assert plt.get_fignums() == [], "a figure that stays open is shown twice, and never freed"
 
 
+def test_figure_of_half_epsilon_shows_the_table(comparison, baseline):
+    "Lines, the shuffles dotted, the baseline dashed, and a bar for each interval."
+    (ax,) = comparison.plot(baseline=baseline).axes
+    table, beside = comparison.table(), baseline.table()
+    drawn = {style: [] for style in ("-", "--", ":")}
+    for line in ax.lines:
+        if len(line.get_ydata()) == len(LAYERS):
+            drawn[line.get_linestyle()].append(line.get_ydata())
+    np.testing.assert_array_equal(drawn["-"], [table["half"]])
+    np.testing.assert_array_equal(drawn["--"], [beside["half"]])
+    np.testing.assert_array_equal(drawn[":"], [table["half null"], beside["half null"]])
+    bars = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 2]
+    np.testing.assert_array_equal(bars, table[["half low", "half high"]])
+    for box, name in zip(ax.patches, ("fc1.relu", "fc2.relu") * 2, strict=True):
+        own = comparison if box in ax.patches[:2] else baseline
+        inside = [
+            box.get_y() <= one.half <= box.get_y() + box.get_height() for one in own[name].shuffles
+        ]
+        assert 0.94 <= np.mean(inside) <= 0.96
+    assert "lower: more alike" in ax.get_ylabel()
+    assert [t.get_text() for t in ax.texts] == [
+        "half-ε", "shuffled", "baseline", "baseline, shuffled"
+    ]  # fmt: skip
+    hollow = [tuple(c) == to_rgba("white") for c in ax.collections[0].get_facecolors()]
+    assert hollow == list(table["void"])
+    bare = Comparison(
+        {
+            name: replace(one, null=(), null_drawn=(), left_out=())
+            for name, one in comparison.items()
+        }
+    )
+    assert "not known" in bare.plot().axes[0].get_title("left")
+
+
 def test_labels_do_not_overlap_and_nothing_is_cut(comparison, baseline):
     wide, narrow = (comparison.plot(baseline=baseline, width=width) for width in (7, 3.4))
     assert (
@@ -626,6 +661,7 @@ def test_labels_do_not_overlap_and_nothing_is_cut(comparison, baseline):
         wide,
         narrow,
         comparison.plot(np.linspace(0, 0.3, 9)),
+        comparison.plot(EPSILONS, baseline=baseline),
         comparison.plot_profile("fc1.relu", 0.5, baseline),
     ):
         fig.savefig(io.BytesIO())
@@ -746,7 +782,7 @@ def test_figures_follow_a_dark_style(comparison, baseline):
 
 def test_figures_are_vectors(comparison):
     "A paper's figure: letters that can be searched, no picture of cells."
-    for fig in (comparison.plot(), crossed().plot()):
+    for fig in (comparison.plot(0.3), crossed().plot()):
         with plt.rc_context({"svg.fonttype": "none"}):
             fig.savefig(page := io.StringIO(), format="svg")
         assert (

@@ -18,6 +18,7 @@ import numpy as np
 
 from .analysis import analysed, profile_of, seen
 from .files import save_tensors
+from .halves import draw_halves
 from submatch_nb.engine.inputs import (
     EPSILONS,
     Sides,
@@ -34,6 +35,7 @@ from submatch_nb.engine.tables import (
     chance_table,
     draw_similarities,
     grid_of,
+    half_interval,
     layer_grid,
     layer_row,
     make_profiles,
@@ -466,19 +468,22 @@ class Comparison(ComparedLayers):
 
     def plot(
         self,
-        epsilon: Epsilons = EPSILONS,
+        epsilon: Epsilons | None = None,
         baseline: "Comparison | Comparisons | None" = None,
         width: float = 7,
         ax: "Axes | None" = None,
     ) -> "Figure":
-        """Similarity against depth, a line for each epsilon.
+        """Half-epsilon against depth, beside what chance gives; or similarity, a line for each
+        epsilon.
 
         Where layers met more than one other, `plot_matrix` at epsilon or, if none is given, at 0.3.
+        What is void is hollow (`Layer.void`), and crossed where it is trivial.
 
         Parameters
         ----------
-        epsilon : float or several
-            Each in [0, 1); the paper's five where none is given.
+        epsilon : float or several, optional
+            Each in [0, 1). None: half-epsilon, lower where layers are more alike, with the images
+            of one network shuffled dotted, and its 95 % interval over images.
         baseline : Comparison or Comparisons, optional
             Of the same layers, drawn dashed; of several the mean.
         width : float
@@ -495,10 +500,15 @@ class Comparison(ComparedLayers):
         ValueError
             For a baseline of other layers.
         """
-        if self.grid is None:
-            drawn = draw_depth([self], epsilon, baselines_of(baseline, self), width, ax)
-            return figure_of(drawn)
-        return self.plot_matrix(0.3 if epsilon is EPSILONS else epsilon, baseline, width, ax)
+        if self.grid is not None:
+            return self.plot_matrix(0.3 if epsilon is None else epsilon, baseline, width, ax)
+        others = baselines_of(baseline, self)
+        if epsilon is not None:
+            return figure_of(draw_depth([self], epsilon, others, width, ax))
+        make_profiles(self.values())
+        intervals = [half_interval(layer) for layer in self.values()]
+        drawn = draw_halves([self], intervals, "images", others, width, ax)
+        return figure_of(drawn)
 
     def plot_profile(
         self,

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from .analysis import saying
+from .analysis import profile_of, saying
 from .compared import Comparison, baselines_of
 from .files import save_tensors
+from .halves import draw_halves
 from .inputs import EPSILONS, Sides, check_choice, check_epsilons
+from .intervals import SHARE, Interval, network_interval
 from .layer import Layer
 from .moments import Moments
 from .saving import load_several, pack_several
@@ -268,13 +270,15 @@ class Comparisons(Mapping[Pair, Comparison]):
 
     def plot(
         self,
-        epsilon: Epsilons = EPSILONS,
+        epsilon: Epsilons | None = None,
         baseline: "Comparison | Comparisons | None" = None,
         width: float = 7,
         ax: "Axes | None" = None,
     ) -> "Figure":
-        """Mean similarity against depth, a line for each epsilon.
+        """Mean half-epsilon against depth, beside what chance gives; or mean similarity, a line for
+        each epsilon.
 
+        The interval of half-epsilon is over networks, where every pair of three or more is there.
         Where layers met more than one other, a heat map of every layer against every layer at
         epsilon or, if none is given, at 0.3. Parameters as of `Comparison.plot`.
 
@@ -289,9 +293,22 @@ class Comparisons(Mapping[Pair, Comparison]):
         """
         pairs = list(self.values())
         others = baselines_of(baseline, self)
-        if pairs[0].grid is None:
+        if pairs[0].grid is not None:
+            return draw_matrices(pairs, 0.3 if epsilon is None else epsilon, others, width, ax)
+        if epsilon is not None:
             return figure_of(draw_depth(pairs, epsilon, others, width, ax))
-        return draw_matrices(pairs, 0.3 if epsilon is EPSILONS else epsilon, others, width, ax)
+        drawn = draw_halves(pairs, self._half_intervals(), "networks", others, width, ax)
+        return figure_of(drawn)
+
+    def _half_intervals(self) -> list[Interval]:
+        """The interval of half-epsilon of each layer over networks; none of fewer than three."""
+        values = [
+            {pair: profile_of(c[name]).half for pair, c in self.items()} for name in self.layers
+        ]
+        common = set.intersection(*(set(pair) for pair in self))
+        if len(self.names) < 3 or common:
+            return []
+        return [network_interval(one, limits=SHARE) for one in values]
 
     # Files
 
