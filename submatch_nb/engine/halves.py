@@ -43,7 +43,7 @@ def halves(comparisons: Sequence["Comparison"]) -> np.ndarray:
 
 def null_halves(comparisons: Sequence["Comparison"]) -> np.ndarray:
     "Half-epsilon of every layer with the images shuffled, the mean of all; NaN without a shuffle."
-    found = [[one.null[0].half if one.null else np.nan for one in c.values()] for c in comparisons]
+    found = [[one.null_mean(lambda null: null.half) for one in c.values()] for c in comparisons]
     return np.mean(found, axis=0)
 
 
