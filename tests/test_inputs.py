@@ -1276,3 +1276,35 @@ def test_a_part_on_the_meta_device_is_named():
     nets[1][1].to("meta")
     with pytest.raises(ValueError, match=r"weight '1.weight' of Sequential is on the meta device"):
         collect(*nets, X, ["1"], **PLAIN)
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f4", "<i2"])
+@pytest.mark.parametrize("layout", ["TNC", "CTN"])
+def test_files_in_which_the_inputs_come_later(tmp_path, dtype, layout):
+    Z = (10 * np.random.default_rng(0).normal(size=(12, 7, 6))).astype(dtype)
+    np.save(tmp_path / "layer.npy", Z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", SubmatchWarning)
+        found = compare_activations(
+            *[tmp_path / "layer.npy"] * 2, layout=layout, null=0, groups=0, progress=False
+        )["layer"]
+    axes = [layout.index(letter) for letter in "NTC"]
+    rows = Z.transpose(axes).reshape(-1, Z.shape[layout.index("C")]).astype(float)
+    assert_same(found, Moments(rows, rows))
+
+
+def test_layers_that_any_two_networks_share_are_named():
+    data = torch.rand(60, 3, 8, 8)
+    nets = pair(lambda: nn.Sequential(nn.Conv2d(3, 32, 3, bias=False), nn.ReLU()))
+    said = r"layer '0': 32 \+ 32 neurons span 27 dimensions together: any two networks match here"
+    with pytest.warns(SubmatchWarning, match=said) as seen:
+        compare(*nets, data, ["0", "1"], progress=False)
+    assert len(seen) == 1
+    wide = pair(lambda: nn.Linear(3, 9))
+    with pytest.warns(SubmatchWarning, match=r"9 \+ 9 neurons span 4 dimensions"):
+        compare(*map(nn.Sequential, wide), data[:, :, 0, 0], ["0"], progress=False)
+    with pytest.warns(SubmatchWarning, match="span all of") as seen:  # that says it already
+        rows = data[:6].flatten(1)[:, :12]
+        compare_activations(rows, rows @ rows.T @ rows, progress=False)
+    assert not any("any two networks" in str(w.message) for w in seen)

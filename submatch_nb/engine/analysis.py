@@ -83,7 +83,7 @@ def analysed(layer: Layer) -> Layer:
         null_drawn=drawn_profiles(replace(layer, ranks=moments.ranks)),
         left_out=left_out_profiles(layer),
     )
-    if made.trivial:
+    if made.trivial and moments.ranks.both < moments.dimensions:  # else the profile has warned
         warn(f"layer {layer.name!r}: {made.trivially}")
     return made
 

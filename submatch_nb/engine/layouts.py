@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import activations
+from .inputs import activations, tensor_of
 
 # %% ../../nbs/engine/layouts.ipynb #layomat1
 LayoutChoice = str | Mapping[str, str]  # for all layers, or by their names
@@ -69,8 +69,7 @@ class Laid:
         inputs = letters.index("N")
         if inputs:  # rows cannot be taken of it as it is
             whole = matrix if isinstance(matrix, (Tensor, np.ndarray)) else matrix[:]
-            whole = torch.as_tensor(whole)
-            self.matrix = whole.movedim(inputs, 0)
+            self.matrix = tensor_of(whole, "a matrix").movedim(inputs, 0)
             self.letters = "N" + letters.replace("N", "")
 
     @property
