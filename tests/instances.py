@@ -190,6 +190,68 @@ KINDS = {
     )
 }
 
+# Layers that have nothing in common with another one drawn so
+
+
+def noise(rng, d, n, kind):
+    "A layer that has nothing in common with another one."
+    Z = rng.normal(size=(d, n))
+    if kind == "ReLU, large means":
+        return np.maximum(Z + 3, 0)
+    if kind == "ReLU":
+        return np.maximum(Z, 0)
+    if kind == "means of any size":
+        return Z + 10.0 ** rng.uniform(-2, 5, n)
+    if kind == "scales of any size":
+        return Z * 10.0 ** rng.uniform(-4, 4, n)
+    if kind == "low rank":
+        return Z[:, :5] @ rng.normal(size=(5, n))
+    if kind == "low rank and a mean":
+        return np.maximum(Z[:, :5] @ rng.normal(size=(5, n)) + 1, 0)
+    if kind == "dead neurons":
+        return np.maximum(Z + 1, 0) * (np.arange(n) % 3 > 0)
+    if kind == "constant neurons":
+        return np.where(np.arange(n) % 3 > 0, Z, 0.1)
+    if kind == "twins":
+        return np.repeat(Z[:, : n // 2] + 1, 2, axis=1)
+    if kind == "sparse":
+        return np.maximum(Z - 1.5, 0)
+    if kind == "heavy tails":
+        return rng.standard_t(2, size=(d, n))
+    if kind == "signs":
+        return np.sign(Z)
+    if kind == "one direction":
+        return 3 * rng.normal(size=(d, 1)) * rng.normal(size=n) + Z
+    if kind == "drift":
+        return np.cumsum(Z, axis=0)[rng.permutation(d)]
+    return Z
+
+
+NOISES = [
+    "Gaussian",
+    "ReLU, large means",
+    "ReLU",
+    "means of any size",
+    "scales of any size",
+    "low rank",
+    "low rank and a mean",
+    "dead neurons",
+    "constant neurons",
+    "twins",
+    "sparse",
+    "heavy tails",
+    "signs",
+    "one direction",
+    "drift",
+]
+
+
+def positions_alike(rng, images, positions, n, mean, spread):
+    "Rows of images whose positions are alike."
+    own = np.repeat(rng.normal(mean, 1, (images, n)), positions, axis=0)
+    return np.maximum(own + spread * rng.normal(size=own.shape), 0)
+
+
 # How closely a critical epsilon can be known in float64 where the spans themselves are (nearly)
 # ill-defined.
 CLOSENESS = {

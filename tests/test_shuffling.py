@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from instances import NOISES, noise, positions_alike
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -340,57 +341,6 @@ def test_an_interrupted_pass_has_the_same_null(tmp_path, monkeypatch, options, s
 # Independent layers are void, planted ones are not
 
 
-def noise(rng, d, n, kind):
-    "A layer that has nothing in common with another one."
-    Z = rng.normal(size=(d, n))
-    if kind == "ReLU, large means":
-        return np.maximum(Z + 3, 0)
-    if kind == "ReLU":
-        return np.maximum(Z, 0)
-    if kind == "means of any size":
-        return Z + 10.0 ** rng.uniform(-2, 5, n)
-    if kind == "scales of any size":
-        return Z * 10.0 ** rng.uniform(-4, 4, n)
-    if kind == "low rank":
-        return Z[:, :5] @ rng.normal(size=(5, n))
-    if kind == "low rank and a mean":
-        return np.maximum(Z[:, :5] @ rng.normal(size=(5, n)) + 1, 0)
-    if kind == "dead neurons":
-        return np.maximum(Z + 1, 0) * (np.arange(n) % 3 > 0)
-    if kind == "constant neurons":
-        return np.where(np.arange(n) % 3 > 0, Z, 0.1)
-    if kind == "twins":
-        return np.repeat(Z[:, : n // 2] + 1, 2, axis=1)
-    if kind == "sparse":
-        return np.maximum(Z - 1.5, 0)
-    if kind == "heavy tails":
-        return rng.standard_t(2, size=(d, n))
-    if kind == "signs":
-        return np.sign(Z)
-    if kind == "one direction":
-        return 3 * rng.normal(size=(d, 1)) * rng.normal(size=n) + Z
-    if kind == "drift":
-        return np.cumsum(Z, axis=0)[rng.permutation(d)]
-    return Z
-
-
-KINDS = [
-    "Gaussian",
-    "ReLU, large means",
-    "ReLU",
-    "means of any size",
-    "scales of any size",
-    "low rank",
-    "low rank and a mean",
-    "dead neurons",
-    "constant neurons",
-    "twins",
-    "sparse",
-    "heavy tails",
-    "signs",
-    "one direction",
-    "drift",
-]
 SHAPES = {
     "many samples": (400, 20, 20),
     "few samples": (50, 20, 20),
@@ -415,7 +365,7 @@ def read_as_similar(kind, shape, center, seed, null=1):
     return not (layer.void() and all(void))
 
 
-ROTATED = [kind for kind in KINDS if kind not in ("sparse", "heavy tails")]
+ROTATED = [kind for kind in NOISES if kind not in ("sparse", "heavy tails")]
 BY_ONE = ("between", "samples as neurons", "fewer samples than neurons")  # no draws from moments
 
 
@@ -447,12 +397,6 @@ def test_independent_layers_are_read_as_similar_as_seldom_as_said(kind):
     "In at most one of ten; of 120, 21 or more have a chance of 0.8 %."
     wrong = sum(read_as_similar(kind, "few samples", False, seed) for seed in range(120))
     assert wrong <= 20
-
-
-def positions_alike(rng, images, positions, n, mean, spread):
-    "Rows of images whose positions are alike."
-    own = np.repeat(rng.normal(mean, 1, (images, n)), positions, axis=0)
-    return np.maximum(own + spread * rng.normal(size=own.shape), 0)
 
 
 CONVOLUTIONS = list(itertools.product((40, 200), (4, 25), (0.0, 3.0)))
