@@ -9,8 +9,9 @@ Sphinx reads it:
   `references.bib` are errors;
 - the first use of each term of glossary.md leads to its entry there;
 - each module gets a page in reference/, with an entry for each name in its `__all__`;
-- a cell that is exported is shown with the first lines of its docstrings, a link to the entries,
-  and folded where it is long;
+- a cell that is exported is shown with the first lines of its docstrings and a link to the entries;
+- a cell is folded where it is long, draws a figure in many lines, or says `#| code-fold: true`; its
+  output is not;
 - a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other
   sliders say that they need one, and the explorer of the same layers stands in for some.
 """
@@ -38,7 +39,8 @@ REPOSITORY = "https://colab.research.google.com/github/{user}/{repo}/blob/{branc
 KINDS = "theorem|lemma|definition|corollary"
 STATEMENT = re.compile(rf":::\{{prf:({KINDS})\}} (.*?)(?: \(Wang et al\. 2018\))?\n:label: (\S+)")
 MENTION = re.compile(rf"\b({KINDS})(s?) \*([^*\n]+)\*(?: and \*([^*\n]+)\*)?", re.IGNORECASE)
-LONG = 40  # lines of an exported cell that is folded
+LONG = 28  # lines of a cell that is folded
+DRAWING = 6  # lines of a cell that is folded where its output is a figure
 CHAPTER = re.compile(r"(?<!\[)\b([Cc]hapter|[Pp]age|[Gg]uide) (?:(\d\d)\b|(\*)([^*\n]+)\*)")
 
 
@@ -244,7 +246,7 @@ def exported(cell, code, module):
     long = len(cell.source.split("\n")) > LONG
     if imports(code):
         cell.metadata = folded("imports")
-    elif long:
+    elif long or draws(code):
         cell.metadata = folded(", ".join(names))
     yield cell
     names = [name for name in names if listed(module, name)]
@@ -264,6 +266,24 @@ def folded(what):
         "tags": ["hide-input"],
         "mystnb": {"code_prompt_show": f"Source: {what}", "code_prompt_hide": f"Source: {what}"},
     }
+
+
+def fold(cell, what):
+    "Fold the code of a cell; its other tags stay."
+    made = folded(what)
+    cell.metadata["tags"] = [*cell.metadata.get("tags", []), *made["tags"]]
+    cell.metadata["mystnb"] = made["mystnb"]
+
+
+def draws(code):
+    "Whether a cell defines nothing but what draws."
+    if re.search(r"^[!%]", code, re.MULTILINE):
+        return False
+    body = ast.parse(code).body
+    return bool(body) and all(
+        isinstance(node, ast.FunctionDef) and re.match(r"_?(draw|plot|show)_", node.name)
+        for node in body
+    )
 
 
 def imports(code):
@@ -392,15 +412,19 @@ def shown(cell, found, code, name, prelude):
             aligned(output)
         if re.search(r"\S {3,}\S", output.get("text", "")):  # lines that must not be broken
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "columns"]
+    figure = any("image/png" in output.get("data", {}) for output in cell.outputs)
+    lines = cell.source.strip().count("\n") + 1
     if imports(cell.source):
         cell.metadata = folded("imports")
+    elif "code-fold" in found or lines > (DRAWING if figure else LONG) or draws(cell.source):
+        fold(cell, "the figure" if figure else ", ".join(defined(code)[:3]) or "this cell")
     if "explorer" in found:
         cell.outputs = [live(explorer(code, prelude))]
     elif re.search(r"\binteract\(", code) and not cell.outputs:
         cell.outputs = needs_kernel(name)
-    elif any("image/png" in output.get("data", {}) for output in cell.outputs):
+    elif figure:
         alt = f"Figure: {code.strip().splitlines()[-1]}"
-        cell.metadata["mystnb"] = {"image": {"alt": alt}}
+        cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
     return cell
 
 
