@@ -20,6 +20,8 @@ from scipy.stats import ks_2samp, kstest
 
 from submatch_nb import compare, compare_activations
 from submatch_nb.chance import bootstrap, permutation_test
+from submatch_nb.engine import analysis
+from submatch_nb.engine.analysis import DRAWN
 from submatch_nb.engine.canonical import canonical
 from submatch_nb.engine.capture import as_matrix, capture
 from submatch_nb.engine.chance import (
@@ -855,3 +857,32 @@ def test_means_over_pairs_have_intervals_over_networks():
     each = several.table(0.25, pairs=True, measures=measures)
     expected = MEASURES["cka"](Moments(X, Y))
     assert each.loc[("p", "q", "fc"), "cka"] == pytest.approx(expected)
+
+
+def test_shuffles_of_narrow_layers_are_analysed_in_one_thread(monkeypatch):
+    "The profiles, and so p, are those of any number of threads, which is as before afterwards."
+    X, Y = digits_layers()
+    layer = compare_activations({"fc": X[:300]}, {"fc": Y[:300]}, null=1, groups=0)["fc"]
+    draws = itertools.islice(null_from_moments(layer.moments, DRAWN), 20)
+    before, threads = torch.get_num_threads(), []
+
+    def seen(moments: Moments) -> Profile:
+        threads.append(torch.get_num_threads())
+        return epsilon_profile(moments)
+
+    monkeypatch.setattr(analysis, "epsilon_profile", seen)
+    torch.set_num_threads(2)
+    try:
+        plain = [epsilon_profile(one) for one in draws]
+        drawn = layer.null_drawn[:20]
+        assert threads == [1] * 20 and torch.get_num_threads() == 2
+        monkeypatch.setattr(analysis, "NARROW", 63)
+        analysis.silent_profile(layer.moments)
+        assert threads[-1] == 2
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(plain, drawn, strict=True):
+        np.testing.assert_allclose(critical_values(one), critical_values(other), atol=1e-12)
+    halves = [[one.half for one in some] for some in (plain, drawn)]
+    for observed in (*halves[0], layer.profile.half, 0.9):
+        assert p_value(observed, halves[0], small=True) == p_value(observed, halves[1], small=True)

@@ -11,8 +11,7 @@ import argparse
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 from ..comparison import Comparison, Comparisons, collect_networks, compare_activations
+from .analysis import one_thread
 from .architectures import ARCHITECTURES, build
 from .files import holds, load_tensors
 from .images import Images, load_data
@@ -237,18 +237,7 @@ def how_far_apart(here: Comparison, there: Comparison, epsilons: Sequence[float]
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    "Within the `with` block PyTorch computes in one thread."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
+@one_thread()
 def demo(args: argparse.Namespace) -> None:
     "Train two networks on digits and compare them on all 1,797 images."
     out = _writable(args.out)

@@ -179,8 +179,9 @@ def compare(
     null : int
         How often to shuffle the images of one network against those of the other, in the same
         pass: what chance gives for these activations. 1 shows a level beside each similarity, 19
-        or more give a p value and a band, 0 none. A Dataset, a tensor, or a loader that does not
-        shuffle is read in one random order, always the same, and shuffled over all images; an
+        or more give a p value and a band, 0 none. Neurons that are silent on most of few images
+        need 19: there one shuffle is far from the next. A Dataset, a tensor, or a loader that does
+        not shuffle is read in one random order, always the same, and shuffled over all images; an
         iterable within windows, and `Layer.null_about` says so.
     groups : int
         Groups of images whose moments are kept too, for intervals; 0 for none. 20, the default,
