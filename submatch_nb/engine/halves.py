@@ -126,7 +126,7 @@ def draw_halves(
         parts.append((others, plt.rcParams["text.color"], "--", 0.5, "baseline"))
     ends: dict[str, float] = {}
     marks: list[Mark] = []
-    with drawing_on(ax, width, max(0.6 * width, 3.2)) as ax:
+    with drawing_on(ax, width, max(0.57 * width, 3.2)) as ax:
         similarity_scale(ax)
         for part, color, line, size, label in parts:
             level = _draw_null(ax, part, color)[-1]
