@@ -93,6 +93,13 @@ def algorithm_2(
     References
     ----------
     Wang et al. 2018, Algorithm 2, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> algorithm_2(X, Y, ("x", 0), 0.3)
+    Match(x=[0, 1], y=[0, 1], epsilon=0.3, similarity=0.444)
     """
     X, Y = both(X, Y)
     n = Sides(X.shape[1], Y.shape[1])
@@ -162,6 +169,13 @@ def minimal_match(
     ----------
     Wang et al. 2018, v-minimal match and Algorithm 2,
     doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> minimal_match(X, Y, ("x", 0), 0.3)
+    Match(x=[0, 1], y=[0, 1], epsilon=0.3, similarity=0.444)
     """
     sought = inside(X, Y, v, epsilon, dead, center)
     whole = check_order(order, sought.n)
@@ -335,6 +349,13 @@ def simple_matches(
     References
     ----------
     Wang et al. 2018, simple match and Algorithm 2, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> simple_matches(X, Y, 0.3)
+    SimpleMatches(2 distinct for 6 neurons at epsilon 0.3, median size 3)
     """
     if not isinstance(orders, numbers.Integral) or orders < 1:
         raise ValueError(f"orders is {orders!r}: a whole number, at least 1, is needed")
@@ -468,6 +489,13 @@ def algorithm_3(
     References
     ----------
     Wang et al. 2018, Algorithm 3, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> algorithm_3(X, Y, ("x", 2), 0.3)
+    [Match(x=[2], y=[2], epsilon=0.3, similarity=0.222)]
     """
     X, Y = both(X, Y)
     n = Sides(X.shape[1], Y.shape[1])
@@ -614,6 +642,14 @@ def minimal_matches(
     ----------
     Wang et al. 2018, Algorithm 3, doi:10.48550/arXiv.1810.11750; theorem
     *enumeration* of this project, after Reiter 1987 and Liffiton et al. 2016.
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> found = minimal_matches(X, Y, ("x", 2), 0.3)
+    >>> found.complete, list(found)
+    (True, [Match(x=[2], y=[2], epsilon=0.3, similarity=0.222)])
     """
     from tqdm.auto import tqdm
 
@@ -683,6 +719,13 @@ def is_unique(
     ----------
     Wang et al. 2018 for the v-minimal match, doi:10.48550/arXiv.1810.11750; the
     test is this project's.
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> is_unique(X, Y, ("x", 0), 0.3)
+    True
     """
     sought = inside(X, Y, v, epsilon, dead)
     if sought.dead:

@@ -185,6 +185,13 @@ def exact_simple_matches(
     ----------
     Wang et al. 2018 for the v-minimum match, doi:10.48550/arXiv.1810.11750; theorem
     *exact simple matches*, chapter *Structure*.
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> exact_simple_matches(X, Y)
+    SimpleMatches(1 distinct for 4 neurons at epsilon 0, median size 4)
     """
     if check_epsilon(epsilon) != 0:
         raise ValueError(
@@ -309,6 +316,13 @@ def independence_angle(X: ArrayLike) -> float:
     ----------
     Wang et al. 2018 for theta-strong linear independence,
     doi:10.48550/arXiv.1810.11750; Wielandt's inequality, chapter *Structure*.
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> round(independence_angle(Y), 3)
+    0.927
     """
     if isinstance(X, Moments):
         raise TypeError(
@@ -472,6 +486,13 @@ def is_stable(
     References
     ----------
     (epsilon, lambda)-stability, Wang et al. 2018, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> is_stable(X, Y, 0.3, 2), is_stable(X, Y, 0.2, 2)
+    (True, False)
     """
     return next(find_unstable(X, Y, epsilon, factor), None) is None
 
@@ -536,6 +557,13 @@ def necessary(
     ----------
     Theorem *uniqueness*, chapter *Simple matches*; Wang et al. 2018 for the v-minimal
     match, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> necessary(X, Y, 0.3)["x", 0]
+    Match(x=[0, 1], y=[0, 1], epsilon=0.3, similarity=0.444)
     """
     peel, n, _ = start(X, Y, epsilon)
     epsilon = check_epsilon(epsilon)
@@ -575,6 +603,13 @@ def are_unique(
     ----------
     Theorem *uniqueness*, chapter *Simple matches*; Wang et al. 2018 for the v-minimal
     match, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> X, Y = toy()
+    >>> set(are_unique(X, Y, 0.3).values())
+    {True}
     """
     peel, n, _ = start(X, Y, epsilon)
     epsilon = check_epsilon(epsilon)
