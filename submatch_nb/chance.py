@@ -25,6 +25,7 @@ from .engine.inputs import check_epsilon
 from .engine.layer import Layer, moments_of
 from .engine.moments import Moments
 from .engine.peel import said_twice
+from .engine.texts import progress_bar
 from .engine.uncertainty import bootstrap
 from .maximum import Profile, epsilon_profile
 
@@ -152,7 +153,5 @@ def _statistic(profile: Profile, epsilon: float | None) -> float:
 
 def _with_bar(shuffled: Iterable[Moments], count: int) -> Iterable[Moments]:
     "The same, with a bar where it takes more than two seconds."
-    from tqdm.auto import tqdm
-
     options = {"unit": " shuffles", "delay": 2, "leave": False}
-    return tqdm(shuffled, "shuffling", count, **options)
+    return progress_bar(shuffled, "shuffling", count, **options)

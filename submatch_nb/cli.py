@@ -287,6 +287,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"submatch {__version__}")
     parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print results, warnings and errors alone: no bars, and nothing of what is being done",
+    )
+    parser.add_argument(
         "--traceback", action="store_true", help="on an error, show where in the code it came from"
     )
     commands = parser.add_subparsers(
@@ -435,6 +440,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # where it cannot show an ε
     args = _parser(argv).parse_args(argv)
     with warnings.catch_warnings(), ExitStack() as stack:
+        if args.quiet:
+            from submatch_nb.engine.texts import QUIET
+
+            os.environ[QUIET] = "1"
+            stack.callback(os.environ.pop, QUIET, None)
         warnings.showwarning = _warn  # type: ignore[assignment]
         try:
             stack.enter_context(_joined())

@@ -53,6 +53,7 @@ from submatch_nb.engine.search import (
 )
 from .engine.several import Pair
 from .engine.tables import half_interval
+from .engine.texts import progress_bar
 from .engine.writing import FilePath, check_free, containing, write_whole
 from .figures import short_names
 from .match import Match
@@ -373,8 +374,6 @@ def prepare(explored: Explored, state: dict[str, Any], seconds: float = SECONDS)
     ValueError
         For a negative time.
     """
-    from tqdm.auto import tqdm
-
     over = time_limit(seconds)
     end = monotonic() + seconds
     layers = [
@@ -383,7 +382,7 @@ def prepare(explored: Explored, state: dict[str, Any], seconds: float = SECONDS)
         for name in comparison.layers
     ]
     layers.sort(key=lambda one: not one[0])
-    with tqdm(layers, desc="explorer", unit=" layers", delay=2, leave=False) as bar:
+    with progress_bar(layers, desc="explorer", unit=" layers", delay=2, leave=False) as bar:
         for number, (_, layer) in enumerate(bar):
             if over():
                 break

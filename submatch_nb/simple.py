@@ -34,6 +34,7 @@ from submatch_nb.engine.search import (
     restrict_order,
     search,
 )
+from .engine.texts import progress_bar
 from .match import Match
 from .maximum import algorithm_1
 
@@ -651,8 +652,6 @@ def minimal_matches(
     >>> found.complete, list(found)
     (True, [Match(x=[2], y=[2], epsilon=0.3, similarity=0.222)])
     """
-    from tqdm.auto import tqdm
-
     for value, called in ((limit, "limit"), (budget, "budget")):
         if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
             raise ValueError(
@@ -663,7 +662,7 @@ def minimal_matches(
     if sought.dead:
         alone = as_match(sought.v.cpu(), sought.epsilon, sought.n)
         return MinimalMatches([alone], neuron, True, 0, 0)
-    with tqdm(
+    with progress_bar(
         total=budget, desc="minimal matches", unit=" calls", delay=2, leave=False
     ) as bar:
 

@@ -28,6 +28,7 @@ from submatch_nb.engine.search import (
     name_neuron,
     without,
 )
+from .engine.texts import progress_bar
 from .match import Match
 from .neurons import residuals, unit
 from .simple import SimpleMatches
@@ -506,11 +507,9 @@ def _left_without(
 
 def _necessary(peel: Peel, epsilon: float, total: int) -> dict[int, list[int]]:
     "For each v of a maximum match, the neurons that every match with v contains."
-    from tqdm.auto import tqdm
-
     left = peel.left()
     need: dict[int, list[int]] = {v: [] for v in left.tolist()}
-    bar = tqdm(
+    bar = progress_bar(
         left.split(1),
         desc="dropping each neuron",
         unit=" neurons",

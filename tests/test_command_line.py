@@ -3,6 +3,7 @@ folder of images, and what goes wrong.
 """
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -759,3 +760,33 @@ def test_explore_of_several(tmp_path, capsys):
 def test_explore_says_what_is_wrong(demo, tmp_path, capsys, name, words):
     assert main(["explore", str(demo[1] / name), "--out", str(tmp_path / "page.html")]) == 2
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+# Quiet
+
+
+def test_quiet_prints_results_alone(demo, tmp_path, capsys):
+    networks = [str(demo[1] / f"digits-vgg-seed{seed}.safetensors") for seed in (0, 1)]
+    command = ["compare", *networks, "--data", "digits", "--out", str(tmp_path / "loud")]
+    assert main(command) == 0
+    loud = capsys.readouterr()
+    assert main(["--quiet", *command[:-1], str(tmp_path / "quiet")]) == 0
+    quiet = capsys.readouterr()
+    assert quiet.err == "" and "right on the images held out" in loud.out
+    assert "right on the images held out" not in quiet.out
+    table = loud.out[loud.out.index("layer") :].replace("loud", "quiet")
+    assert table == quiet.out[quiet.out.index("layer") :]
+    assert "SUBMATCH_QUIET" not in os.environ
+
+
+def test_a_log_is_not_flooded(tmp_path):
+    "A bar that nobody watches has few states."
+    code = (
+        "import time; from submatch_nb.engine.texts import progress_bar\n"
+        "for _ in progress_bar(range(200)): time.sleep(0.01)"
+    )
+    log = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert 1 <= log.count("it/s") <= 3
+    hidden = os.environ | {"SUBMATCH_QUIET": "1"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=hidden)
+    assert run.returncode == 0 and run.stderr == ""

@@ -38,7 +38,7 @@ from submatch_nb.engine.shuffling import (
     sums_bytes,
     window_size,
 )
-from .texts import plain
+from .texts import plain, progress_bar
 
 # %% ../../nbs/engine/activations.ipynb #9fbf6999
 Matrices = str | Path | ArrayLike | torch.Tensor | Mapping[str, ArrayLike | torch.Tensor]
@@ -289,8 +289,6 @@ def _planned(sides: tuple[_Side, _Side], reading: Reading, request: Request, pai
 
 def _collect_layer(a: _Side, b: _Side, request: Request, pairs: int) -> Layer:
     "What is collected of one pair of layers, of so many. ValueError where the samples differ."
-    from tqdm.auto import tqdm
-
     _check_samples(a, b)
     name = " ~ ".join(dict.fromkeys((a.name, b.name)))
     reading = _reading(a, b, request)
@@ -298,7 +296,9 @@ def _collect_layer(a: _Side, b: _Side, request: Request, pairs: int) -> Layer:
     windows = Windows(plan)
     group = Group([(0, 1)], request.exact, (a.name, b.name), plan.shuffles, plan.folds > 0)
     total = -(-a.samples // a.chunk)
-    bar = tqdm(reading.read(), plain(name), total, unit="chunk", disable=not request.progress)
+    bar = progress_bar(
+        reading.read(), plain(name), total, unit="chunk", disable=not request.progress
+    )
     for batch in bar:
         if plan.numbered:
             rows = [side.picked(batch.batch) for side in (a, b)]

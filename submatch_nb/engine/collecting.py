@@ -39,6 +39,7 @@ from submatch_nb.engine.request import (
     Request,
 )
 from .shuffling import size_in_words
+from .texts import progress_bar
 
 # %% ../../nbs/engine/collecting.ipynb #53a1b636
 def named_models(models: Models) -> dict[Any, nn.Module]:
@@ -201,8 +202,6 @@ def lay_out(
 
 def run_through(laid: Laid, request: Request) -> Pass:
     """Run a pass that is laid out; the file with the sums is left."""
-    from tqdm.auto import tqdm
-
     held, networks, reading, first, outputs, others = laid
     held.begin()
     about: dict[str, Any] = {}
@@ -212,12 +211,12 @@ def run_through(laid: Laid, request: Request) -> Pass:
             held.restore(request.resume, about)
     total = reading.total if held.share is None else len(held.share)
     done = held.place - (held.share.start if held.share else 0)
-    bar = tqdm(
+    bar = progress_bar(
         total=total, initial=done, desc="collecting", unit=" inputs", disable=not request.progress
     )
     with evaluating(*(network.model for network in networks)), watching(networks), bar:
-        if request.progress and held.fold_bytes * held.plan.folds > LARGE:
-            tqdm.write(cost_of_folds(held), file=sys.stderr)
+        if not bar.disable and held.fold_bytes * held.plan.folds > LARGE:
+            bar.write(cost_of_folds(held), file=sys.stderr)
         for batch in to_add(held, reading, first, others, request.resume):
             if held.mine(batch).any():
                 if batch is not first:

@@ -29,7 +29,7 @@ from .names import KINDS
 from .positions import usual_positions
 from .processes import processes, together
 from .reports import Report, check_folder, notes_on, show
-from .texts import say
+from .texts import note, say
 from submatch_nb.engine.training import (
     Recipe,
     Trained,
@@ -62,10 +62,10 @@ def _device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def _say(*lines: str) -> None:
-    "Print, in the first process."
+def _note(*lines: str) -> None:
+    "Say what is being done, in the first process."
     if processes()[0] == 0:
-        say(*lines, sep="\n")
+        note(*lines, sep="\n")
 
 # %% ../../nbs/engine/commands.ipynb #1658e46b
 def _epoch_in(path: Path) -> int:
@@ -151,11 +151,11 @@ def train_seeds(args: argparse.Namespace) -> None:
         build(args.arch, width=args.width)
     _download(args.data)
     data = load_data(args.data, "train", args.size), load_data(args.data, "test", args.size)
-    _say(f"{args.arch}, {data[0]}; {recipe}")
+    _note(f"{args.arch}, {data[0]}; {recipe}")
     paths = _train_each(args.arch, data, args.seeds, out, recipe, args.width)
     if len(paths) > 1:
         command = shlex.join(["submatch", "compare", *map(str, paths), "--data", args.data])
-        _say(f"Compare them: {command}")
+        _note(f"Compare them: {command}")
 
 # %% ../../nbs/engine/commands.ipynb #a3ecd6f5
 def _suits(networks: Iterable[Trained], images: Images) -> Images:
@@ -243,7 +243,7 @@ def demo(args: argparse.Namespace) -> None:
     out = _writable(args.out)
     check_folder(out, several=False, baseline=True, explorer=True)
     data = load_data("digits", "train"), load_data("digits", "test")
-    _say(
+    _note(
         "Two small VGGs learn to read digits: same architecture,"
         f" same {len(data[0]):,} images, seeds 0 and 1."
     )
@@ -253,7 +253,7 @@ def demo(args: argparse.Namespace) -> None:
     images = load_data("digits", "all")
     comparison = _compare_networks(networks, images, len(data[0]), "relu", report)
     if isinstance(comparison, Comparison):
-        _say("", how_far_apart(comparison, demo_comparison(), EPSILONS))
+        say("", how_far_apart(comparison, demo_comparison(), EPSILONS), sep="\n")
 
 # %% ../../nbs/engine/commands.ipynb #e6b68896
 def _data_of(about: Mapping[str, Any], data: str | None) -> str:
@@ -393,7 +393,7 @@ def compare_files(args: argparse.Namespace) -> None:
     images, seen = _images_for(networks.values(), data, args)
     for name, net in networks.items():
         about = net.about
-        _say(
+        _note(
             f"{name}: {about['architecture']}, seed {about['seed']}, epoch {about['epoch']},"
             f" {about['test_accuracy']:.1%} right on the images held out"
         )

@@ -15,6 +15,7 @@ import torch
 from .inputs import Sides
 from .peel import Peel
 from .search import Branch, Sought, as_match, needs, search
+from .texts import progress_bar
 from ..match import Match
 
 # %% ../../nbs/engine/enumeration.ipynb #al300008
@@ -209,8 +210,6 @@ def every_minimal(peel: Peel, epsilon: float, n: Sides[int]) -> dict[int, list[M
 
     Raises ValueError where there are too many neurons.
     """
-    from tqdm.auto import tqdm
-
     X, Y = peel.columns()
     if max(X.shape[1], Y.shape[1]) > EXHAUSTIVE:
         raise ValueError(
@@ -220,6 +219,8 @@ def every_minimal(peel: Peel, epsilon: float, n: Sides[int]) -> dict[int, list[M
         )
     ids = peel.left()
     found = {}
-    for v in tqdm(ids.split(1), desc="all simple matches", unit=" neurons", delay=2, leave=False):
+    for v in progress_bar(
+        ids.split(1), desc="all simple matches", unit=" neurons", delay=2, leave=False
+    ):
         found[int(v)] = Enumeration(Sought(peel, v, n, epsilon, False)).run().matches()
     return found

@@ -38,7 +38,7 @@ from .results import pair_file
 from .saving import load_comparison
 from .search import check_order, restrict_order, search
 from .tables import measure_columns
-from .texts import say
+from .texts import note, say
 from .training import accuracy, load_checkpoint, settle_norms, train
 from .weights import read_weights
 from .writing import write_whole
@@ -135,7 +135,7 @@ class _EpochLog:
             self._keep(model, about)
         name = f"{label} seed {self.seed} epoch {epoch}"
         self.run.note("train", name, seconds, cpu - self.cpu)
-        say(
+        note(
             f"{label}, seed {self.seed}: epoch {epoch} of {about['recipe']['epochs']},"
             f" {about['test_accuracy']:.1%} of the test images right, {seconds:.0f} s"
         )
@@ -281,7 +281,7 @@ def collect_stage(run: Run, experiment: Experiment, stage: str, members: Mapping
                     own = {number: models[number] for number in pair}
                     crossed = cross_values(own, run.images("test"), layers, asked["crosses"])
                     keep_beside(paths[pair], moments, of[pair], asked, crossed)
-    say(f"{experiment.label}, {stage}: collected")
+    note(f"{experiment.label}, {stage}: collected")
 
 
 def _side_by_side(
@@ -511,7 +511,7 @@ def match_pair(run: Run, experiment: Experiment, stage: str, pair: Sequence[str]
         tensors, about = comparison.packed()
         save_tensors(path, "comparison", tensors, **about, of=of)
     if stage == "trained":
-        say(f"{experiment.label}, {' and '.join(pair)}: simple matches found")
+        note(f"{experiment.label}, {' and '.join(pair)}: simple matches found")
 
 
 def _sizes_of(path: Path) -> Any:

@@ -48,7 +48,7 @@ from submatch_nb.engine.plots import (
 from .results import Results
 from .schemas import closed, wrong_in
 from .summaries import accuracies, summary
-from .texts import for_spreadsheet, say
+from .texts import for_spreadsheet, note, say
 from submatch_nb.engine.writing import (
     FIGURE,
     TABLE,
@@ -378,7 +378,7 @@ def reproduce(
     run.note("begin")
     cores = count_cores()
     workers = workers or wanted_workers(run, cores)
-    say(f"{read.name}: {read.about}. {run.images('test')}; results go to {folder}")
+    note(f"{read.name}: {read.about}. {run.images('test')}; results go to {folder}")
     with ExitStack() as stack:
         pool = None
         if workers > 1:

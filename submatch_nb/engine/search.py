@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from .inputs import Dead, Sides, check_dead, check_epsilon
 from .moments import Moments
 from .peel import Peel, start
+from .texts import progress_bar
 from ..match import Match
 
 # %% ../../nbs/engine/search.ipynb #c0943c99
@@ -213,11 +214,9 @@ def minimal_in_orders(
     `peel` is at the maximum match. The first order is by index, the others are drawn from the
     seeds 1, 2, ...
     """
-    from tqdm.auto import tqdm
-
     left = peel.left()
     found: dict[int, list[Match]] = {v: [] for v in left.tolist()}
-    with tqdm(
+    with progress_bar(
         total=orders * len(left), desc="simple matches", unit=" neurons", delay=2, leave=False
     ) as bar:
         for seed in (None, *range(1, orders)):

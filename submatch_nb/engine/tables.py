@@ -26,6 +26,7 @@ from submatch_nb.engine.intervals import (
 )
 from .layer import Layer, mean_of, similarity_at
 from .moments import Moments
+from .texts import progress_bar
 from ..simple import SimpleMatches
 
 if TYPE_CHECKING:
@@ -112,11 +113,9 @@ def half_interval(layer: Layer, level: float = 0.95) -> Interval:
 
 def make_profiles(layers: Iterable[Layer]) -> None:
     "Make the profiles that intervals and p values take; shows a bar where that takes long."
-    from tqdm.auto import tqdm
-
     kept = [one for layer in layers for one in layer.to_make]
     total = sum(one.missing for one in kept)
-    with tqdm(total=total, desc="intervals and p values", delay=2, leave=False) as bar:
+    with progress_bar(total=total, desc="intervals and p values", delay=2, leave=False) as bar:
         for one in kept:
             for number in range(len(one) - one.missing, len(one)):
                 one[number]

@@ -19,6 +19,7 @@ from .feeding import batches, count_inputs, evaluating
 from .inputs import neuron_indices
 from .masks import MaskChoice
 from .pairing import Network, captured_calls, watching
+from .texts import progress_bar
 
 # %% ../../nbs/engine/tops.ipynb #tops0006
 @dataclass(frozen=True, eq=False)
@@ -158,8 +159,6 @@ def top_samples(
     >>> found.inputs.shape
     (1, 1)
     """
-    from tqdm.auto import tqdm
-
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count is {count!r}, and must be a whole number from 1 up")
     network = Network("model", model, [layer], mask=mask)
@@ -167,7 +166,9 @@ def top_samples(
     name, seen = "", 0
     chosen: tuple[int, ...] = ()
     grid: Sequence[int] = ()
-    bar = tqdm(total=count_inputs(data), desc="top samples", unit=" inputs", disable=not progress)
+    bar = progress_bar(
+        total=count_inputs(data), desc="top samples", unit=" inputs", disable=not progress
+    )
     with evaluating(network.model), watching([network]), bar:
         for number, batch in enumerate(batches(data, batch_size)):
             outputs = network.run(batch, number)

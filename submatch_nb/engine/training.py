@@ -28,6 +28,7 @@ from .files import holds, load_tensors, save_tensors, under
 from .images import Images, load_data
 from .inputs import check_choice
 from .schemas import Count, Number, closed, reading
+from .texts import progress_bar
 from .writing import FilePath
 
 if TYPE_CHECKING:
@@ -708,13 +709,11 @@ def _versions() -> dict[str, str]:
 # %% ../../nbs/engine/training.ipynb #745d163f
 def _epochs(run: _Run, progress: bool, log: Callable[[nn.Module, About], object] | None) -> None:
     "The epochs that are left; `run.about` is brought up to date and saved after each."
-    from tqdm.auto import tqdm
-
     steps = len(_batches(torch.arange(len(run.images)), run.recipe.batch))
     done = run.about["epoch"]
     epochs = run.recipe.epochs
     seed = run.about["seed"]
-    bar = tqdm(
+    bar = progress_bar(
         total=epochs * steps,
         initial=done * steps,
         unit="batch",
