@@ -444,6 +444,13 @@ def find_unstable(
     References
     ----------
     (epsilon, lambda)-stability, Wang et al. 2018, doi:10.48550/arXiv.1810.11750
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> first = next(iter(find_unstable(*toy(), 0.2, 2)))
+    >>> first.v, first.others, round(first.residual, 2)
+    (('y', 2), (('x', 2),), 0.28)
     """
     peel, n, _ = start(X, Y, epsilon)
     epsilon = check_epsilon(epsilon)

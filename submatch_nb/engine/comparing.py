@@ -378,6 +378,16 @@ def compare_activations(
     -----
     SubmatchWarning
         As `compare`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X, own = rng.normal(size=(2, 500, 4))
+    >>> Y = np.hstack([X @ rng.normal(size=(4, 4)), own])
+    >>> found = compare_activations(X, Y, progress=False)
+    >>> found.table(0.1)[["ε=0.1", "null ε=0.1"]].round(2).values.tolist()
+    [[0.67, 0.0]]
     """
     collected = collect_activations(
         a,

@@ -452,6 +452,11 @@ def load_data(
     ValueError
         For an image that cannot be read, classes that differ between the parts of a folder, and
         another split.
+
+    Examples
+    --------
+    >>> load_data("digits")
+    digits: 1,437 images of 1 x 8 x 8, 10 classes
     """
     if split not in get_args(Split):
         raise ValueError(f"split is {split!r}: choose train, test or all")

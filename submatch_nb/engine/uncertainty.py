@@ -241,6 +241,12 @@ def bootstrap(
     References
     ----------
     Shao and Tu 1995, doi:10.1007/978-1-4612-0795-5.
+
+    Examples
+    --------
+    >>> from submatch_nb.explorer import demo_comparison
+    >>> list(bootstrap(demo_comparison(), epsilon=0.3).columns)
+    ['value', 'low', 'high', 'null']
     """
     import pandas as pd
 
