@@ -199,6 +199,15 @@ def test_search(site, opened):
     assert "04_structure.html" in page.locator("#search-results li a").first.get_attribute("href")
 
 
+@pytest.mark.parametrize(
+    "word, expected",
+    [("significance", "glossary"), ("CKA", "reference/measures"), ("padding", "guides/tokens")],
+)
+def test_search_finds_what_users_ask_for(site, opened, word, expected):
+    page = opened(f"{(site / 'search.html').as_uri()}?q={word}")
+    page.wait_for_selector(f'#search-results a[href^="{expected}.html"]', timeout=20_000)
+
+
 def test_the_reader_chooses_the_dark(site, opened):
     page = opened(site / "index.html", 1400, "light")
     color = "getComputedStyle(document.querySelector('.submatch-explorer')).backgroundColor"
