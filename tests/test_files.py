@@ -32,6 +32,7 @@ from submatch_nb import compare_activations, load_checkpoint, load_data
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons, compare, compare_all
 from submatch_nb.engine import writing
+from submatch_nb.engine.architectures import build
 from submatch_nb.engine.configs import load_config
 from submatch_nb.engine.files import (
     holds,
@@ -46,6 +47,7 @@ from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.reproducing import reproduce
 from submatch_nb.engine.results import Results
 from submatch_nb.engine.training import Recipe, train
+from submatch_nb.engine.weights import read_weights
 from submatch_nb.engine.writing import (
     Output,
     check_free,
@@ -738,6 +740,35 @@ def test_links_to_other_places_are_followed(tmp_path):
     assert load_data(tmp_path / "alias", "train").fingerprint() == images.fingerprint()
 
 
+@pytest.mark.parametrize("target", ["train/left/0.png", "train/right/1.png"])
+def test_a_link_to_an_image_of_the_folder_counts_nothing_twice(target, tmp_path):
+    folder = pictures(tmp_path / "data", n=2)
+    plain = load_data(folder, "train")
+    (folder / "train" / "left" / "again.png").symlink_to(folder / target)
+    with pytest.warns(SubmatchWarning, match="again.png leads back"):
+        assert load_data(folder, "train").fingerprint() == plain.fingerprint()
+    (tmp_path / "other.png").write_bytes((folder / target).read_bytes())
+    (folder / "train" / "left" / "other.png").symlink_to(tmp_path / "other.png")
+    with pytest.warns(SubmatchWarning, match="again.png leads back"):
+        assert len(load_data(folder, "train")) == 5
+
+
+@pytest.mark.parametrize("kind", ["pipe", "nothing", "itself"])
+def test_what_only_looks_like_an_image_is_named_and_not_waited_for(kind, tmp_path):
+    folder = pictures(tmp_path / "data", n=2)
+    path = folder / "train" / "left" / "odd.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nothing" if kind == "nothing" else path)
+    if kind == "itself":  # leads back, and so is passed over
+        with pytest.warns(SubmatchWarning, match="odd.png leads back"):
+            assert len(load_data(folder, "train")) == 4
+        return
+    with pytest.raises(ValueError, match="odd.png is not an image that can be read"):
+        load_data(folder, "train")
+
+
 def test_a_replaced_image_of_equal_size_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr("submatch_nb.engine.images._BYTES_IN_MEMORY", 0)
     folder = pictures(tmp_path)
@@ -973,6 +1004,7 @@ def test_hostile_configs_are_refused(tmp_path):
         ("reproduce {small} --workers -3 --out {tmp}/o", "--workers -3: give a number"),
         ("reproduce {small} --out ~no-such-user/o", "the home folder is not known"),
         ("compare {x} {x} --epsilon 0.3 0.3 --out {tmp}/o", "epsilon holds 0.3 and 0.3"),
+        ("reproduce {small} --out {small}", "cannot write to the folder"),
         ("compare {x} {x} --epsilon 0.3 0.5 0.3000004 --out {tmp}/o", "which is one twice"),
         ("compare {x} {x} --epsilon nan --out {tmp}/o", "epsilon is nan"),
         ("compare {x} {x} --out ~no-such-user/o", "the home folder is not known"),
@@ -1120,12 +1152,14 @@ def activation_files(folder):
     "name", ["one.npy", "one.pt", "one.safetensors", "packed.npz", "stored.npz"]
 )
 def test_damaged_activations_end_in_one_kind_of_error(name, tmp_path):
-    "Members of an .npz have checksums: no changed number is used. The others have none."
+    """200 of 200 flips in an .npz are refused or change no number: its members have checksums, its
+    time stamps do not. The others have none.
+    """
     assert name in activation_files(tmp_path)
     path = tmp_path / name
     whole, right = path.read_bytes(), gram(path)
     draw = random.Random(name)
-    for bit in draw.sample(range(8 * len(whole)), 120):
+    for bit in draw.sample(range(8 * len(whole)), 200):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
@@ -1179,6 +1213,22 @@ def test_hostile_headers_of_arrays(header, ending, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=re.escape(str(path))):
         gram(path)
     assert listing(tmp_path) == [path.name]
+
+
+def test_flipped_numbers_in_weights_of_others_are_refused(tmp_path):
+    model = build("digits-mlp", seed=0)
+    path = tmp_path / "weights.pth"
+    torch.save(model.state_dict(), path)
+    read_weights(model, "digits-mlp", str(path))
+    whole = path.read_bytes()
+    weight = next(iter(model.state_dict().values())).numpy()
+    start = whole.index(weight.tobytes())
+    for place in np.random.default_rng(0).integers(start, start + weight.nbytes, 20):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(place % 8)
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match="weights.pth.*damaged"):
+            read_weights(model, "digits-mlp", str(path))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16])

@@ -653,6 +653,7 @@ def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
         ),
         (("orders = 2", 'epsilon = ["0.3"]'), "toy: epsilon is '0.3', not a number"),
         (("orders = 2", "epsilon = [0.3, 1.5]"), "toy: epsilon is 1.5"),
+        (("orders = 2", "epsilon = [0.3, 0.5, 0.3000005]"), "0.3000005, which is one twice"),
     ],
 )
 def test_wrong_configs(change, message, tmp_path):
@@ -672,17 +673,17 @@ def test_networks_that_are_no_tables(tmp_path):
 
 
 def test_any_epsilon(tmp_path):
-    "Those that differ in the seventh digit are two, and are found again."
+    "Those that differ in the sixth digit are two, and are found again; nearer ones are refused."
     path = tmp_path / "toy.toml"
     path.write_text(
-        TOY.replace("orders = 2", "orders = 1\nneurons = 2\nepsilon = [0.49999999, 0.3333333, 0.5]")
+        TOY.replace("orders = 2", "orders = 1\nneurons = 2\nepsilon = [0.499998, 0.3333333, 0.5]")
         .replace("during = [1, 2]", "")
         .replace("epochs = 4", "epochs = 0")
     )
     results = reproduce(path, tmp_path / "run", workers=1)
     counts = results.simple.groupby("epsilon").size()
     assert (
-        list(counts.index) == [0.3333333, 0.49999999, 0.5]
+        list(counts.index) == [0.3333333, 0.499998, 0.5]
         and counts.nunique() == 1
         and counts.iloc[0] == 3 * 6
     )

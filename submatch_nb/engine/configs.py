@@ -354,15 +354,12 @@ def _check_beside(config: Config) -> None:
 
 def _check_epsilons(epsilons: tuple, name: str) -> None:
     "Raises ValueError for one that is no number in [0, 1), or that stands there twice."
-    from submatch_nb.engine.inputs import check_epsilon
+    from submatch_nb.engine.inputs import check_epsilons
 
-    for e in epsilons:
-        try:
-            check_epsilon(e)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: {error}") from error
-        if epsilons.count(e) > 1:
-            raise ValueError(f"{name}: epsilon {e} stands there twice")
+    try:
+        check_epsilons(epsilons)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
 
 # %% ../../nbs/engine/configs.ipynb #d3f63355
 _CONFIGS = files("submatch_nb") / "configs"

@@ -342,7 +342,7 @@ def _labelled(folder: Path) -> "ImageFolder":
                 (path, label)
                 for name, label in class_to_idx.items()
                 for path in _walk(Path(directory, name), folder)
-                if path.lower().endswith(IMG_EXTENSIONS)
+                if path.lower().endswith(IMG_EXTENSIONS) and _is_file(path)
             ]
 
         def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
@@ -364,14 +364,23 @@ def _walk(top: Path, folder: Path) -> Iterator[str]:
         below[:] = [name for name in below if not _leads_back(Path(here, name), folder)]
         found.append((here, sorted(names)))
     for here, names in sorted(found):
-        yield from (os.path.join(here, name) for name in names)
+        for name in names:
+            if not _leads_back(path := Path(here, name), folder):
+                yield str(path)
+
+
+def _is_file(path: str) -> bool:
+    "True; raises ValueError for what only looks like an image: a pipe would be waited for."
+    if not Path(path).is_file():
+        raise ValueError(f"{path} is not an image that can be read (it is no file): remove it")
+    return True
 
 
 def _leads_back(path: Path, folder: Path) -> bool:
-    "Is it a link to a folder that is within the data, or around it?"
+    "Is it a link to what is within the data, or around them?"
     if not path.is_symlink():
         return False
-    target, whole = path.resolve(), folder.resolve()
+    target, whole = Path(os.path.realpath(path)), folder.resolve()
     around = [whole, path.parent.resolve()]  # the folder, and where the link stands
     back = target.is_relative_to(whole) or any(one.is_relative_to(target) for one in around)
     if back:

@@ -373,7 +373,13 @@ def reproduce(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = at_home(out or f"runs/{read.name}")
     run = Run(read, folder, str(source), device)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the folder {folder} ({error.strerror}): give another as out, --out"
+            " on the command line"
+        ) from error
     fingerprints = mark_folder(run)
     run.note("begin")
     cores = count_cores()

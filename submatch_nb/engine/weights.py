@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arrays import check_sums
 from .configs import unknown_name
 from .images import IMAGENET_MEAN, IMAGENET_STD
 from .training import load_checkpoint
@@ -55,6 +56,7 @@ def _torchvisions(name: str) -> dict[str, Any]:
 
 def _state_in(path: str) -> Any:
     "What a file of `torch.save` holds; nothing but tensors and containers is unpickled."
+    check_sums(Path(path))
     try:
         return torch.load(path, "cpu", weights_only=True)
     except OSError:
