@@ -66,3 +66,31 @@ def test_a_stale_output_is_found():
     changed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
     changed.cells[0].outputs = [nbformat.v4.new_output("stream", text="2\n")]
     assert list(differences(nb, changed)) == [(0, "1\n", "2\n")]
+
+
+def notebook(path, source):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    return path
+
+
+def test_a_kernel_that_stalls_or_dies_is_started_once_more(tmp_path, monkeypatch, capsys):
+    "On slow days a message between kernel and client is lost, and both wait."
+    execute = pytest.importorskip("execute", reason="no nbclient: pip install '.[dev]'")
+    monkeypatch.setattr(execute, "IDLE", 4)
+    for lost in ("import time; time.sleep(60)", "import os; os._exit(1)"):
+        mark = tmp_path / f"mark{len(lost)}"
+        source = f"from pathlib import Path\nmark = Path({str(mark)!r})\nif not mark.exists():\n"
+        source += f"    mark.touch()\n    {lost}\nprint('done')"
+        nb = execute.run(notebook(tmp_path / "book.ipynb", source))
+        assert said(nb.cells[0]) == "done\n" and "run again" in capsys.readouterr().err
+    with pytest.raises(execute.StalledError):
+        execute.run(notebook(tmp_path / "book.ipynb", "import time; time.sleep(60)"))
+
+
+def test_a_kernel_whose_process_computes_has_not_stalled(tmp_path, monkeypatch, capsys):
+    execute = pytest.importorskip("execute", reason="no nbclient: pip install '.[dev]'")
+    monkeypatch.setattr(execute, "IDLE", 4)
+    busy = "import time; t = time.time()\nwhile time.time() - t < 14: pass"
+    source = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print(1)"
+    nb = execute.run(notebook(tmp_path / "book.ipynb", source))
+    assert said(nb.cells[0]) == "1\n" and "run again" not in capsys.readouterr().err

@@ -4,18 +4,23 @@ at all.
 python tools/execute.py nbs/01_match.ipynb nbs/engine/peel.ipynb
 """
 
+import asyncio
+import contextlib
 import os
 import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
+import psutil
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
+IDLE = 60  # seconds in which a kernel that runs a cell, or what it started, computes something
 SHARP = "%config InlineBackend.figure_formats = ['retina']"
 
 
@@ -46,19 +51,67 @@ def tidy(nb: NotebookNode) -> NotebookNode:
     return nb
 
 
-def run(path: Path) -> NotebookNode:
-    "The notebook with the outputs of a fresh run; raises CellExecutionError where a cell fails."
+class StalledError(Exception):
+    "A kernel waits for a request while its client waits for an answer: a message was lost."
+
+
+def computed(process: psutil.Process) -> float:
+    "Seconds that a process and what it started have computed."
+    seconds = 0.0
+    with contextlib.suppress(psutil.Error):  # it has ended
+        for one in (process, *process.children(recursive=True)):
+            seconds += sum(one.cpu_times()[:2])
+    return seconds
+
+
+async def stalls(kernel: AsyncKernelManager) -> None:
+    "Return when a kernel has computed next to nothing for `IDLE` seconds."
+    while not kernel.has_kernel:
+        await asyncio.sleep(1)
+    process = psutil.Process(kernel.provisioner.pid)
+    before = -1.0
+    while (now := computed(process)) - before > 0.5:
+        before = now
+        await asyncio.sleep(IDLE)
+
+
+async def watched(client: NotebookClient, path: Path) -> None:
+    "Execute, unless the kernel stalls."
+    work = asyncio.ensure_future(client.async_execute(cwd=path.parent, cleanup_kc=True))
+    watch = asyncio.ensure_future(stalls(client.km))
+    await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+    watch.cancel()
+    if not work.done():
+        work.cancel()  # which ends the kernel
+        await asyncio.gather(work, return_exceptions=True)
+        raise StalledError(f"the kernel computed nothing for {IDLE} seconds")
+    work.result()
+
+
+def run_once(path: Path) -> NotebookNode:
     nb = nbformat.read(path, as_version=4)
     nb.cells.insert(0, nbformat.v4.new_code_cell(SHARP))
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         # over files, not ports: kernels that start side by side could take the same port
         address = str(Path(folder) / "kernel")
         kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=address)
         client = NotebookClient(nb, km=kernel, timeout=600, coalesce_streams=True)
-        client.execute(cwd=path.parent, cleanup_kc=True)
+        asyncio.run(watched(client, path))
     del nb.cells[0]
     return tidy(nb)
+
+
+def run(path: Path) -> NotebookNode:
+    """The notebook with the outputs of a fresh run; raises CellExecutionError where a cell fails.
+
+    A kernel that stalls or dies is started again, once.
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    try:
+        return run_once(path)
+    except (StalledError, DeadKernelError) as error:
+        print(f"{path.name}: {error}; it is run again", file=sys.stderr, flush=True)
+        return run_once(path)
 
 
 def execute(path: Path) -> None:
