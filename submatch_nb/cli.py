@@ -270,7 +270,7 @@ _EXAMPLES = """examples:
   submatch compare runs/vgg16                          every pair of the networks in a folder
   submatch compare a.npz b.npz                         activations that another tool saved: samples x neurons
   submatch explore runs/vgg16/comparison.safetensors
-  submatch reproduce laptop                            the paper's experiment, small: under an hour on two cores
+  submatch reproduce laptop                            the paper's experiment, small: some hours on two cores
   torchrun --nproc-per-node 4 -m submatch_nb compare runs/vgg16   in four processes, also over several machines; train likewise
 
 What was interrupted while it trained goes on when the same command is given again. In Python: from submatch_nb import compare"""  # noqa: E501 (it is read in a terminal)

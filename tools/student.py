@@ -32,7 +32,7 @@ def is_left_out(cell: NotebookNode) -> bool:
 
 def linked(text: str) -> str:
     "Links to notebooks beside this one as links to their pages on the site."
-    return re.sub(r"\]\((?!https?:)([\w/]+)\.ipynb", rf"]({site()}/\1.html", text)
+    return re.sub(r"\]\((?!https?:)([\w/]+)\.(?:ipynb|md)", rf"]({site()}/\1.html", text)
 
 
 def without_solutions(nb: NotebookNode) -> NotebookNode:
