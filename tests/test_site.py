@@ -96,7 +96,7 @@ CLIPPED = """async () => {
     await window.MathJax?.startup?.promise;
     const wide = formula => formula.getBoundingClientRect().right > innerWidth;
     return [...document.querySelectorAll("mjx-container")]
-        .filter(formula => wide(formula) && !formula.closest("div.math"))
+        .filter(formula => wide(formula) && !formula.closest("div.math, .pst-scrollable-table-container"))
         .map(formula => formula.closest("p, li, td").textContent);
 }"""
 
