@@ -96,7 +96,8 @@ CLIPPED = """async () => {
     await window.MathJax?.startup?.promise;
     const wide = formula => formula.getBoundingClientRect().right > innerWidth;
     return [...document.querySelectorAll("mjx-container")]
-        .filter(formula => wide(formula) && !formula.closest("div.math, .pst-scrollable-table-container"))
+        .filter(wide)
+        .filter(formula => !formula.closest("div.math, .pst-scrollable-table-container"))
         .map(formula => formula.closest("p, li, td").textContent);
 }"""
 
