@@ -10,7 +10,6 @@ __all__ = ['COMMANDS', 'train_seeds', 'how_far_apart', 'demo', 'open_networks', 
 import argparse
 import os
 import shlex
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,23 +39,10 @@ from submatch_nb.engine.training import (
     train,
     untrained,
 )
-from .writing import at_home, check_free
+from .writing import at_home, check_free, writable_folder
 from ..explorer import PAGE, demo_comparison, save_html
 
 # %% ../../nbs/engine/commands.ipynb #1c6912b1
-def _writable(folder: str | os.PathLike) -> Path:
-    "Make the folder for the results and try it; OSError where nothing can be written there."
-    path = at_home(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the folder {path} ({error.strerror}): give another with --out"
-        ) from error
-
-
 def _device() -> str:
     "The GPU of this process, or the CPU."
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -141,7 +127,7 @@ def _download(data: str) -> None:
 
 def train_seeds(args: argparse.Namespace) -> None:
     "Train one network from each seed."
-    out = _writable(args.out)
+    out = writable_folder(args.out)
     asked = {key: getattr(args, key) for key in ("epochs", "rate", "batch")}
     changes = {key: value for key, value in asked.items() if value is not None}
     recipe = recipe_for(args.arch, **changes)
@@ -240,7 +226,7 @@ def how_far_apart(here: Comparison, there: Comparison, epsilons: Sequence[float]
 @one_thread()
 def demo(args: argparse.Namespace) -> None:
     "Train two networks on digits and compare them on all 1,797 images."
-    out = _writable(args.out)
+    out = writable_folder(args.out)
     check_folder(out, several=False, baseline=True, explorer=True)
     data = load_data("digits", "train"), load_data("digits", "test")
     _note(
@@ -379,7 +365,7 @@ def compare_files(args: argparse.Namespace) -> None:
     simple = _epsilon_of_simple(args)
     check_epsilons(args.epsilon)
     check_epsilon(simple or 0)
-    report = Report(args.epsilon, simple, _writable(args.out))
+    report = Report(args.epsilon, simple, writable_folder(args.out))
     networks = open_networks(args.files)
     layers = _layers(args.layers or ["activation"])
     explorer = len(networks) <= 2 and not _crosses(layers)

@@ -53,7 +53,7 @@ from submatch_nb.engine.writing import (
     FIGURE,
     TABLE,
     Output,
-    at_home,
+    writable_folder,
     write_together,
     write_whole,
 )
@@ -190,10 +190,10 @@ def compare_stages(run: Run, pool: Executor | None, networks: Sequence[Mapping])
     for e in run.config.networks:
         own = [n for n in networks if n["network"] == e.label]
         members = {i: n["member"] for i, n in enumerate(own) if "diverged" not in n}
-        if len(members) > 1:
-            collect += [(run, e, stage, members) for stage in run.config.stages(e)]
         pairs = list(combinations(members.values(), 2))
         stages = run.config.stages(e)
+        if pairs:
+            collect += [(run, e, stage, members) for stage in stages]
         match += [(run, e, stage, pair) for stage in reversed(stages) for pair in pairs]
     each(pool, collect_stage, collect)
     each(pool, match_pair, match)
@@ -371,15 +371,8 @@ def reproduce(
             " line"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    folder = at_home(out or f"runs/{read.name}")
+    folder = writable_folder(out or f"runs/{read.name}")
     run = Run(read, folder, str(source), device)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"cannot write to the folder {folder} ({error.strerror}): give another as out, --out"
-            " on the command line"
-        ) from error
     fingerprints = mark_folder(run)
     run.note("begin")
     cores = count_cores()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FilePath', 'Writer', 'FIGURE', 'TABLE', 'sweep', 'Kind', 'containing', 'check_free', 'write_whole', 'Output',
-           'write_together', 'at_home']
+           'write_together', 'at_home', 'writable_folder']
 
 # %% ../../nbs/engine/writing.ipynb #0513a657
 import os
@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -254,4 +255,17 @@ def at_home(path: FilePath) -> Path:
     except RuntimeError as error:
         raise ValueError(
             f"{path}: the home folder is not known ({error}): set HOME, or write the path in full"
+        ) from error
+
+
+def writable_folder(path: FilePath) -> Path:
+    "The folder, made where it was not; raises OSError where nothing can be written there."
+    folder = at_home(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the folder {folder} ({error.strerror}): give another with --out"
         ) from error
