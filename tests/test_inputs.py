@@ -1294,6 +1294,17 @@ def test_files_in_which_the_inputs_come_later(tmp_path, dtype, layout):
     assert_same(found, Moments(rows, rows))
 
 
+def test_a_layout_for_a_layer_that_is_not_there():
+    Z = np.random.default_rng(0).normal(size=(12, 4, 7))
+    one, other = {"x": Z, "y": Z}, {"y": Z, "z": Z}
+    by_name = dict.fromkeys("xyz", "NCT")
+    found = compare_activations(one, other, ["y"], layout=by_name, **PLAIN)
+    assert found["y"].moments.count == 84
+    for layout in ({**by_name, "u": "NCT"}, (by_name, None), ({"x": "NCT"}, by_name)):
+        with pytest.raises(ValueError, match="layout has '[uxz]', which is none of the layers: "):
+            compare_activations(one, other, ["y"], layout=layout, **PLAIN)
+
+
 def test_layers_that_any_two_networks_share_are_named():
     data = torch.rand(60, 3, 8, 8)
     nets = pair(lambda: nn.Sequential(nn.Conv2d(3, 32, 3, bias=False), nn.ReLU()))

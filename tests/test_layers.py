@@ -877,6 +877,8 @@ def test_misspelt_keys():
         ValueError, match="neurons has 'cnov', which fits none of the layers: 0, 1,"
     ):
         collect(*nets, DIGITS[:8], progress=False, neurons={"cnov": "unit"})
+    with pytest.raises(TypeError, match=r"neurons has \('0', '1'\): name layers with text"):
+        collect(*nets, DIGITS[:8], progress=False, neurons={("0", "1"): "unit"})
     with pytest.raises(ValueError, match="one of unit, channel, feature, not 'features'"):
         as_matrix(torch.ones(2, 3, 4), "features")
     with pytest.raises(

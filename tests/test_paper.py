@@ -664,6 +664,14 @@ def test_wrong_configs(change, message, tmp_path):
         load_config(path)
 
 
+def test_a_config_saved_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY, encoding="utf-8-sig")
+    with_mark = load_config(path)
+    path.write_text(TOY)
+    assert with_mark == load_config(path)
+
+
 def test_networks_that_are_no_tables(tmp_path):
     (tmp_path / "mine.toml").write_text('networks = ["digits-vgg"]')
     with pytest.raises(

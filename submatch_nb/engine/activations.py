@@ -23,7 +23,15 @@ from .arrays import Opener, matrix_of, read_activations
 from .groups import Gathered, Group
 from .inputs import check_choice
 from .layer import Collected, Layer, Lazy
-from .layouts import Laid, LayoutChoice, Matrix, check_layout, checked, letters_of
+from submatch_nb.engine.layouts import (
+    Laid,
+    LayoutChoice,
+    Matrix,
+    check_layers,
+    check_layout,
+    checked,
+    letters_of,
+)
 from .reading import Images, Reading
 from .request import GROUPS, Precision, Request, check_enough
 from .room import Need, check_room
@@ -359,6 +367,9 @@ def collect_activations(
         raise ValueError("images must be an id for each row: matrices have no batches to ask")
     layouts = layout if isinstance(layout, tuple) and len(layout) == 2 else (layout, layout)
     first, second = Source(a, "a", layouts[0]), Source(b, "b", layouts[1])
+    both = [*first.layers, *second.layers]
+    check_layers(layouts[0], first.layers if isinstance(layout, tuple) else both)
+    check_layers(layouts[1], second.layers if isinstance(layout, tuple) else both)
     pairs = partners(first, second, layers)
     found = [
         _collect_layer(_open(first, x), _open(second, y), request, len(pairs)) for x, y in pairs

@@ -86,7 +86,10 @@ def make_networks(models: Mapping[Any, nn.Module], request: Request) -> list[Net
 
 
 def fits_some(pattern: str, networks: Sequence[Network]) -> None:
-    """Raises ValueError where a pattern of `neurons` fits no layer of any network."""
+    """Raises ValueError where a pattern of `neurons` fits no layer of any network, TypeError for
+    what is no text."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"neurons has {pattern!r}: name layers with text")
     for network in networks:
         modules = modules_of(network.model)
         name = split_call(pattern, modules)[0]

@@ -396,7 +396,7 @@ def read_config(name: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         said = unknown_name("no config", str(name), configs())
         raise FileNotFoundError(f"{said}, or give a file that ends in .toml")
     try:
-        return path.name, tomllib.loads(path.read_text("utf-8"))
+        return path.name, tomllib.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not a TOML file: {error}") from error
 
