@@ -1294,6 +1294,15 @@ def test_files_in_which_the_inputs_come_later(tmp_path, dtype, layout):
     assert_same(found, Moments(rows, rows))
 
 
+def test_a_network_that_fails_on_single_images_says_what_it_was_given():
+    nets = pair(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 5)))
+    images = torch.randn(8, 3, 6, 6)
+    assert collect(*nets, images, ["2"], **PLAIN)["2"].count == 8
+    with pytest.raises(RuntimeError) as raised:
+        collect(*nets, list(images), ["2"], **PLAIN)
+    assert "given a batch of shape (3, 6, 6): the first axis counts" in raised.value.__notes__[0]
+
+
 def test_a_layout_for_a_layer_that_is_not_there():
     Z = np.random.default_rng(0).normal(size=(12, 4, 7))
     one, other = {"x": Z, "y": Z}, {"y": Z, "z": Z}

@@ -433,6 +433,11 @@ def feed(model: nn.Module, batch: Any, place: Place | None = None) -> Any:
                     f"weight {away[0]!r} of {type(model).__name__} is on the meta device, where"
                     f" there are no numbers ({error}): load it first"
                 ) from error
+            shapes = ", ".join(str(tuple(value.shape)) for value in fed)
+            error.add_note(
+                f"{type(model).__name__} was given a batch of shape {shapes}: the first axis counts"
+                " inputs, as a DataLoader has it."
+            )
             raise
 
 # %% ../../nbs/engine/feeding.ipynb #6b6757d2
