@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Results', 'accuracies', 'claims', 'gains', 'half_epsilons', 'more_alike', 'plot_half', 'plot_half_widths',
-           'plot_halves', 'plot_heat', 'plot_similarity', 'plot_simple', 'plot_sizes', 'plot_training', 'plot_width',
-           'summary']
+           'plot_halves', 'plot_heat', 'plot_similarity', 'plot_sizes', 'plot_training', 'plot_width', 'summary']
 
 # %% ../nbs/12_paper.ipynb #7a8e431a
 from .engine.claims import claims, gains, more_alike
@@ -15,7 +14,6 @@ from submatch_nb.engine.plots import (
     plot_halves,
     plot_heat,
     plot_similarity,
-    plot_simple,
     plot_sizes,
     plot_training,
     plot_width,
@@ -35,7 +33,6 @@ _all_ = [
     "plot_halves",
     "plot_heat",
     "plot_similarity",
-    "plot_simple",
     "plot_sizes",
     "plot_training",
     "plot_width",

@@ -479,14 +479,15 @@ CELL = ["network", "stage", "layer", "epsilon"]
 
 
 def side_by_side(first: Results, second: Results) -> "pd.DataFrame":
-    """Mean and range over the pairs of each run, and whether the ranges meet."""
+    """Mean and range over the pairs of each run, of what both have, and whether the ranges meet."""
     import pandas as pd
 
     a, b = (
         run.similarities.groupby(CELL, sort=False).similarity.agg(["mean", "min", "max"])
         for run in (first, second)
     )
-    assert a.index.equals(b.index)
+    both = a.index.intersection(b.index, sort=False)
+    a, b = a.loc[both], b.loc[both]
     return pd.DataFrame(
         {
             "any": (a["max"] > 0) | (b["max"] > 0),

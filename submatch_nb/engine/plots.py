@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GREY', 'FAINT', 'VALUES', 'EVERY', 'HALF', 'by_depth', 'shares', 'explain', 'dashed', 'draw_range', 'draw_baseline',
-           'draw_band', 'colors_of', 'plot_similarity', 'outlined', 'similarity_everywhere', 'plot_heat', 'plot_simple',
-           'simple_axis', 'plot_training', 'plot_width', 'plot_halves', 'plot_half_widths', 'plot_half', 'plot_sizes']
+           'draw_band', 'colors_of', 'plot_similarity', 'outlined', 'similarity_everywhere', 'plot_heat',
+           'plot_training', 'plot_width', 'plot_halves', 'plot_half_widths', 'plot_half', 'plot_sizes']
 
 # %% ../../nbs/engine/plots.ipynb #c89aa8c3
 from collections.abc import Iterable, Mapping, Sequence
@@ -194,51 +194,6 @@ def plot_heat(results: Results, label: str, stage: str = "trained") -> "Figure":
     ax.set_title(title, fontsize=10, loc="left")
     figure_of(ax).colorbar(image, ax=ax, label=VALUES)
     return figure_of(ax)
-
-# %% ../../nbs/engine/plots.ipynb #66b3d148
-def plot_simple(results: Results, label: str, what: str = "size") -> "Figure":
-    """Draw sizes or numbers of simple matches against depth.
-
-    The mean over the pairs that match: a point for all orders, a bar from the lowest order to the
-    highest.
-
-    Parameters
-    ----------
-    results : Results
-    label : str
-        Of one architecture.
-    what : {"size", "count"}
-        The median size of each order, or how many there are.
-    """
-    rows = results.simple.query("network == @label")
-    layers = list(dict.fromkeys(rows.layer))
-    ax = by_depth(layers)
-    for i, (e, color) in enumerate(colors_of(results.config.epsilon).items()):
-        matched = rows[(rows.epsilon == e) & (rows.matched > 0)]
-        by_pair = matched.groupby(["depth", "pair"])[what].agg(["mean", "min", "max"])
-        means = by_pair.groupby("depth").mean().reindex(range(len(layers))).to_numpy().T
-        mean, low, high = means
-        at = np.arange(len(layers)) + 0.08 * (i - 2)
-        style: dict[str, Any] = {"markersize": 4, "linewidth": 1.2, "elinewidth": 3}
-        bars = mean - low, high - mean
-        ax.errorbar(at, mean, bars, fmt="o-", color=color, label=f"ε = {e:g}", **style)
-    ax.set_yscale("symlog", linthresh=1)
-    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(0, max(1, rows[what].max()) * 1.5))
-    ax.set_ylabel(simple_axis(what, results.config.neurons))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.grid(axis="y", color=FAINT, linewidth=0.8)
-    title = (
-        f"{label}: mean over the pairs that match, of {results.count(label)};\n"
-        f"bars: from the lowest to the highest of {results.config.orders} orders"
-    )
-    return explain(ax, title)
-
-
-def simple_axis(what: str, most: int) -> str:
-    """The label of the vertical axis of `plot_simple`."""
-    if what == "size":
-        return "neurons in a simple match (median)"
-    return f"simple matches around up to {most} neurons, drawn" if most else "simple matches"
 
 # %% ../../nbs/engine/plots.ipynb #1ca6c00b
 def plot_training(results: Results, label: str, epsilon: float) -> "Figure":

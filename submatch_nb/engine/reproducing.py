@@ -40,7 +40,6 @@ from submatch_nb.engine.plots import (
     plot_half,
     plot_heat,
     plot_similarity,
-    plot_simple,
     plot_sizes,
     plot_training,
     plot_width,
@@ -206,8 +205,6 @@ def figures(results: Results) -> "Iterator[tuple[str, Figure]]":
         yield f"{label}-similarity", plot_similarity(results, label)
         yield f"{label}-half", plot_half(results, label)
         yield f"{label}-profile", plot_heat(results, label)
-        for what in ("size", "count"):
-            yield f"{label}-simple-{what}", plot_simple(results, label, what)
         if results.experiment(label).during:
             yield f"{label}-training", plot_training(results, label, largest)
         if label in set(results.distinct.network):
