@@ -98,7 +98,7 @@ PROGRAM = textwrap.dedent("""
     keep("after", collect_distributed(two, images[:50], layers, progress=False))
 
     class Breaking(Dataset):
-        left = 70 if rank == size - 1 else 301  # the first batch to lay the pass out, then 50
+        left = 102 if rank == size - 1 else 333  # the first batch and 32 more to lay the pass out, then 50
         def __len__(self): return 301
         def __getitem__(self, i):
             if not self.left: raise OSError("the disk went away")
@@ -108,7 +108,7 @@ PROGRAM = textwrap.dedent("""
     collecting.SHARD, seen, options = 2, [], dict(batch_size=20, progress=False, resume=out / f"{size}.sums")
     try: collect_distributed(two, Breaking(), layers, **options)
     except (OSError, ValueError) as error: (out / f"{size}.interrupted.{rank}").write_text(f"{type(error).__name__}: {error}")
-    Breaking.left = 301
+    Breaking.left = 333
     handle = two["p"].register_forward_pre_hook(lambda *_: seen.append(1))
     keep("resumed", collect_distributed(two, Breaking(), layers, **options))
     handle.remove()
@@ -266,6 +266,87 @@ def test_an_interrupted_pass_resumes_in_every_process(collected, n):
     assert not list(collected.glob(f"{n}.sums*"))
 
 
+DIFFERENT = textwrap.dedent("""
+    import json, sys, torch, torch.distributed as dist
+    from pathlib import Path
+    from torch import nn
+    from torch.utils.data import TensorDataset
+    from submatch_nb.layers import collect_distributed
+
+    torch.set_num_threads(1)
+    dist.init_process_group()
+    rank, X = dist.get_rank(), torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
+
+    class Net(nn.Sequential):
+        def __init__(self, seed):
+            torch.manual_seed(seed)
+            super().__init__(nn.Linear(6, 5), nn.ReLU(), nn.BatchNorm1d(5), nn.Linear(5, 3))
+            self.register_buffer("scale", torch.ones(3), persistent=False)
+        def forward(self, x):
+            return super().forward(x.to(self[0].weight.dtype)) * self.scale
+
+    said = {}
+    def attempt(name, change=lambda a, b: None, data=X, **options):
+        a, b = Net(0), Net(1)
+        if rank == 1: change(a, b)
+        try:
+            collect_distributed({"a": a, "b": b}, data, "all", progress=False, **options)
+            said[name] = ""
+        except ValueError as error: said[name] = str(error)
+
+    def bump(tensor, by=1e-6):
+        with torch.no_grad(): tensor.view(-1)[-1] += by
+
+    odd, last = X.clone(), X.clone()
+    if rank == 1: odd, last = X.flip(0), torch.cat([X[:-1], X[:1]])
+    attempt("same")
+    attempt("same stream", data=list(X.split(16)))
+    attempt("weight", lambda a, b: bump(b[3].weight))
+    attempt("bias", lambda a, b: bump(a[0].bias))
+    attempt("statistics", lambda a, b: bump(b[2].running_var))
+    attempt("buffer", lambda a, b: bump(b.scale))
+    attempt("dtype", lambda a, b: b.double())
+    attempt("module", lambda a, b: a.__setitem__(1, nn.Tanh()))
+    attempt("order", data=odd)
+    attempt("data set", data=TensorDataset(odd))
+    attempt("last", data=last)
+    attempt("shorter", data=X[:-1] if rank == 1 else X)
+    attempt("stream", data=list(odd.split(16)))
+    attempt("end of a stream", data=list(last.split(16)))
+    attempt("shorter stream", data=list(X.split(16))[: 8 - rank])
+    attempt("precision", precision="exact" if rank == 1 else "auto")
+    attempt("images", images=torch.arange(120) % (30 + rank))
+    attempt("null", null=1 + rank)
+    attempt("same again")
+    Path(sys.argv[1], f"said.{rank}").write_text(json.dumps(said))
+    dist.destroy_process_group()
+""")
+
+
+def test_processes_that_have_other_networks_data_or_options_are_refused(tmp_path):
+    (tmp_path / "program.py").write_text(DIFFERENT)
+    run = torchrun(2, "program.py", tmp_path, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    one, other = (json.loads((tmp_path / f"said.{rank}").read_text()) for rank in (0, 1))
+    assert one == other, "both say the same"
+    words = {
+        "weight": "the weights of network 'b'",
+        "bias": "the weights of network 'a'",
+        "statistics": "the weights of network 'b'",
+        "buffer": "the weights of network 'b'",
+        "dtype": "the weights of network 'b'",
+        "module": "the modules of network 'a'",
+        "precision": "the options",
+        "images": "the options",
+        "null": "the options",
+    }
+    for name, text in one.items():
+        if name.startswith("same"):
+            assert text == ""
+        else:
+            assert text.startswith(words.get(name, "the data") + " in process 1"), (name, text)
+
+
 # the command line
 
 
@@ -320,11 +401,11 @@ def test_seeds_train_side_by_side(trained, tmp_path):
 
 def test_compare_in_two_processes_writes_what_one_writes(trained, tmp_path):
     runs = trained[1]
-    run = torchrun(
-        2, "-m", "submatch_nb", "compare", runs, "--split", "all", "--out", "two", cwd=tmp_path
-    )
+    options = ["compare", runs, "--split", "all", "--layers", "fc2.relu"]
+    options += ["--out"]
+    run = torchrun(2, "-m", "submatch_nb", *options, "two", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert main(f"compare {runs} --split all --out {tmp_path / 'one'}".split()) == 0
+    assert main([*map(str, options), str(tmp_path / "one")]) == 0
     one, two = (
         pd.read_csv(tmp_path / name / "table.csv", index_col="layer") for name in ("one", "two")
     )

@@ -258,7 +258,7 @@ def to_add(
             continue
         check_consumed(held, read, place, resume)
         place = 0
-        if resume:
+        if resume or (held.process[1] > 1 and held.share is None):  # a stream of many processes
             read = digest(read, batch.batch)
             held.consumed = read
         yield batch
