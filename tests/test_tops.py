@@ -1,11 +1,23 @@
 """The inputs on which neurons are highest, against looking at all activations at once."""
 
+from collections import OrderedDict
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from submatch_nb import top_samples
+from submatch_nb.gallery import (
+    ablation_cost,
+    evidence,
+    layer_of,
+    lower_first,
+    own_residual,
+    private_beside_shared,
+    verdict,
+)
 
 
 def convolution(seed=0):
@@ -154,3 +166,80 @@ def test_a_call_has_to_be_named():
     second = top_samples(Twice(), data, "relu:1", count=6, progress=False)
     wanted = torch.relu(torch.relu(data) - 1).T.sort(1, descending=True).values
     assert np.allclose(second.values, wanted)
+
+
+# the gallery of chapter 13
+
+
+def test_class_evidence():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 500)
+    noise = rng.normal(size=2000)
+    Z = np.column_stack([labels * 2.0, noise, labels + noise, np.zeros(2000)])
+    between = np.var([0, 1, 2, 3])
+    expected = [1, 0, between / (between + 1), 0]
+    assert evidence(Z, labels) == pytest.approx(expected, abs=0.05)
+
+
+def test_own_residual_of_copies_sums_and_dead_neurons():
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    Z = np.column_stack([X, X[:, 0] * 2, X[:, 1] + 1e-3 * X[:, 2], np.zeros(300)])
+    found = own_residual(Z)
+    assert np.isnan(found[5]) and found[:5] == pytest.approx([0] * 5, abs=1e-9)
+    alone = own_residual(X)
+    fit = np.linalg.lstsq(X[:, 1:], X[:, 0], rcond=None)[1]
+    assert alone[0] == pytest.approx(np.sqrt(fit[0]) / np.linalg.norm(X[:, 0]))
+
+
+def test_ablation_costs_nothing_where_no_weight_reads_the_unit():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        OrderedDict(first=nn.Linear(5, 4), relu=nn.ReLU(), last=nn.Linear(4, 3))
+    ).eval()
+    with torch.no_grad():
+        model.last.weight[:, 2] = 0
+        model.last.weight *= 10
+    images, labels = torch.randn(200, 5), torch.randint(3, (200,)).numpy()
+    Z = layer_of(model, "relu", images)
+    cost = ablation_cost(model, "relu", Z, labels)
+    assert cost[2] == 0 and np.abs(cost[[0, 1, 3]]).min() > 0
+    held = torch.as_tensor(Z).float()
+    held[:, 0] = held[:, 0].mean()
+    loss = nn.functional.cross_entropy
+    classes = torch.as_tensor(labels)
+    with torch.no_grad():
+        more = loss(model.last(held), classes) - loss(model(images), classes)
+    assert cost[0] == pytest.approx(more.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("real", "shuffled", "p", "said"),
+    [
+        ([-0.9, -0.6], [0.1, -0.5], [0.01, 0.05], "shared when high"),
+        ([0.9, 0.6], [0.1, -0.5], [0.01, 0.05], "private when high"),
+        ([-0.9, 0.6], [0, 0], [0.01, 0.01], "no"),  # of both signs
+        ([-0.9, -0.5], [0, 0], [0.01, 0.01], "no"),  # not beyond 0.5
+        ([-0.9, -0.6], [0, 0], [0.01, 0.06], "no"),  # by chance
+        ([-0.9, -0.6], [0, 0.6], [0.01, 0.01], "no"),  # the shuffled pair as much
+    ],
+)
+def test_the_verdict_on_a_property(real, shuffled, p, said):
+    assert verdict(pd.DataFrame({"real": real, "shuffled": shuffled, "p Holm": p})) == said
+
+
+def test_private_neurons_beside_shared_ones():
+    assert lower_first(np.array([1, 2]), np.array([2, 3, 0])) == (1 + 0.5 + 1 + 0 + 1 + 0) / 6
+    table = pd.DataFrame(
+        {
+            "class evidence": [0.9, 0.8, 0.1],
+            "active share": [0.5, 0.5, 0.5],
+            "own residual": [0.1, 0.2, 0.9],
+            "real": [0.2, 0.3, 0.8],
+            "shuffled": [0.9, 0.8, 0.7],
+        }
+    )
+    shared = table.assign(real=0.2)
+    found = private_beside_shared({("fc", "first"): table, ("fc", "second"): shared})
+    assert len(found) == 3 and set(found.index.get_level_values("network")) == {"first"}
+    assert found.loc[("class evidence", "fc", "first"), "lower"] == "1.00 (0.00)"
+    assert found.loc[("active share", "fc", "first"), "lower"] == "0.50 (0.50)"
