@@ -10,8 +10,9 @@ Sphinx reads it:
 - the first use of each term of glossary.md leads to its entry there;
 - each module gets a page in reference/, with an entry for each name in its `__all__`;
 - a cell that is exported is shown with the first lines of its docstrings and a link to the entries;
-- a cell is folded where it is long, draws a figure in many lines, or says `#| code-fold: true`; its
-  output is not;
+- a cell is folded where it is long or draws a figure in many lines, unless it says
+  `#| code-fold: false`, and where it says `#| code-fold: true`; its output is not;
+- a proof that says `:class: dropdown` is folded;
 - a cell that starts with `#| explorer` is run and shows its explorer, which needs no kernel; other
   sliders say that they need one, and the explorer of the same layers stands in for some.
 """
@@ -41,6 +42,9 @@ STATEMENT = re.compile(rf":::\{{prf:({KINDS})\}} (.*?)(?: \(Wang et al\. 2018\))
 MENTION = re.compile(rf"\b({KINDS})(s?) \*([^*\n]+)\*(?: and \*([^*\n]+)\*)?", re.IGNORECASE)
 LONG = 28  # lines of a cell that is folded
 DRAWING = 6  # lines of a cell that is folded where its output is a figure
+SAID = re.compile(r"^#\| code-fold: (true|false)$", re.MULTILINE)
+PROOF = re.compile(r"^:::\{prf:proof\}\n:class: dropdown\n", re.MULTILINE)
+FOLDED_PROOF = ":::{admonition} Proof\n:class: folded-proof\n:collapsible: closed\n"
 CHAPTER = re.compile(r"(?<!\[)\b([Cc]hapter|[Pp]age|[Gg]uide) (?:(\d\d)\b|(\*)([^*\n]+)\*)")
 
 
@@ -242,11 +246,12 @@ def exported(cell, code, module):
     public names.
     """
     names = defined(code)
+    said = SAID.search(cell.source)
     cell.source = condensed(code)
     long = len(cell.source.split("\n")) > LONG
     if imports(code):
         cell.metadata = folded("imports")
-    elif long or draws(code):
+    elif folds(said, long or draws(code)):
         cell.metadata = folded(", ".join(names))
     yield cell
     names = [name for name in names if listed(module, name)]
@@ -266,6 +271,11 @@ def folded(what):
         "tags": ["hide-input"],
         "mystnb": {"code_prompt_show": f"Source: {what}", "code_prompt_hide": f"Source: {what}"},
     }
+
+
+def folds(said, otherwise):
+    "Whether a cell is folded: what it says itself, where it does."
+    return said[1] == "true" if said else otherwise
 
 
 def fold(cell, what):
@@ -389,6 +399,7 @@ def converted(nb, labels, name, cfg):
             cell.source = prose(cell.source, labels)
             if i > 0 and not name.startswith("engine/"):
                 cell.source = glossed(cell.source, terms)
+            cell.source = PROOF.sub(FOLDED_PROOF, cell.source)
             yield cell
             if i == 0 and name != "index":
                 yield nbformat.v4.new_markdown_cell(run_this(name, cfg))
@@ -406,6 +417,7 @@ def converted(nb, labels, name, cfg):
 
 def shown(cell, found, code, name, prelude):
     "A teaching cell: its code, and what its stored outputs are on a page without a kernel."
+    said = SAID.search(cell.source)
     cell.source = code.lstrip("\n")
     for output in cell.outputs:
         if "dataframe" in output.get("data", {}).get("text/html", ""):
@@ -416,7 +428,7 @@ def shown(cell, found, code, name, prelude):
     lines = cell.source.strip().count("\n") + 1
     if imports(cell.source):
         cell.metadata = folded("imports")
-    elif "code-fold" in found or lines > (DRAWING if figure else LONG) or draws(cell.source):
+    elif folds(said, lines > (DRAWING if figure else LONG) or draws(cell.source)):
         fold(cell, "the figure" if figure else ", ".join(defined(code)[:3]) or "this cell")
     if "explorer" in found:
         cell.outputs = [live(explorer(code, prelude))]

@@ -33,7 +33,13 @@ _all_ = ["bootstrap"]
 
 # %% ../nbs/10_chance.ipynb #4ae77841
 class PermutationTest(NamedTuple):
-    "A number, what it is when nothing corresponds, and how often chance does as well."
+    """A number, what it is when nothing corresponds, and how often chance does as well.
+
+    Examples
+    --------
+    >>> PermutationTest(observed=0.5, null=np.array([0.9, 0.8, 0.95]), p=0.25)
+    PermutationTest(observed=0.500, p=0.25, null: 3 shuffles, 0.800 to 0.950)
+    """
 
     observed: float  # half-epsilon, or the similarity at an epsilon
     null: np.ndarray  # (shuffles,), the same with the images shuffled

@@ -593,6 +593,14 @@ def explore(
     References
     ----------
     Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
+    Examples
+    --------
+    >>> from submatch_nb.explorer import demo_comparison
+    >>> explorer = explore(demo_comparison(), "fc1.relu", epsilon=0.5)
+    >>> explorer.epsilon = 0.2  # the picture follows
+    >>> explorer.layer
+    'fc1.relu'
     """
     return _widget()(comparison, untrained, **beginning(comparison, layer, epsilon))
 
@@ -732,6 +740,16 @@ def save_html(
     References
     ----------
     Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from submatch_nb.explorer import demo_comparison
+    >>> path = Path(tempfile.mkdtemp(), "pair.html")
+    >>> save_html(demo_comparison(), path, seconds=0)
+    >>> path.read_text(encoding="utf-8")[:15]
+    '<!doctype html>'
     """
     check_free(path, PAGE)
     page = page_of(comparison, layer, epsilon, title, untrained, seconds)

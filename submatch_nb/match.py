@@ -197,6 +197,14 @@ class Match(NeuronSets):
     References
     ----------
     Epsilon-approximate match, Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
+    Examples
+    --------
+    >>> match = Match([0, 1], [2], 0.3, n_x=2, n_y=3)
+    >>> match
+    Match(x=[0, 1], y=[2], epsilon=0.3, similarity=0.600)
+    >>> ("y", 2) in match, match < match | Match([], [0], 0.3, n_x=2, n_y=3)
+    (True, True)
     """
 
     def __init__(

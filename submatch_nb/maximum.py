@@ -121,6 +121,14 @@ class Profile:
     route : str
         What it was computed from: second moments ("gram"), an R factor ("root"), or ""
         where that was not recorded.
+
+    Examples
+    --------
+    >>> profile = Profile([0.0, 0.6], [0.2], count=100)
+    >>> profile.match(0.3)
+    Match(x=[0], y=[0], epsilon=0.3, similarity=0.667)
+    >>> profile.breakpoints
+    array([0. , 0.2, 0.6])
     """
 
     def __init__(

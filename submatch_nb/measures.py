@@ -415,6 +415,17 @@ def identify_layers(comparisons: "Comparisons", measure: str | Value) -> Identif
     References
     ----------
     Kornblith et al. 2019, doi:10.48550/arXiv.1905.00414, section 6.1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> def network():
+    ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU())
+    >>> networks, data = [network() for _ in range(3)], torch.randn(200, 4)
+    >>> found = compare_all(networks, data, "cross", positions="mean", progress=False)
+    >>> identify_layers(found, "cka").queries  # 2 layers of 3 networks, to 2 others
+    12
     """
     import pandas as pd
 

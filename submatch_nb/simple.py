@@ -212,6 +212,15 @@ class SimpleMatches(Sequence[Match]):
         Neurons of both networks.
     neurons : list
         The neurons v, those of the maximum match.
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> found = simple_matches(*toy(), 0.3)
+    >>> found.of(("x", 0))
+    [Match(x=[0, 1], y=[0, 1], epsilon=0.3, similarity=0.444)]
+    >>> len(found)
+    2
     """
 
     def __init__(
@@ -548,6 +557,13 @@ class MinimalMatches(Sequence[Match]):
         Maximum matches that were taken.
     shrinks : int
         Runs of Algorithm 2.
+
+    Examples
+    --------
+    >>> from submatch_nb.match import toy
+    >>> found = minimal_matches(*toy(), ("x", 0), 0.3)
+    >>> found[0], found.complete
+    (Match(x=[0, 1], y=[0, 1], epsilon=0.3, similarity=0.444), True)
     """
 
     def __init__(

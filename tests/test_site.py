@@ -329,6 +329,31 @@ def test_statements_are_numbered_and_linked(site):
     assert re.search(r'href="references.html#id\d+" title="Liwei Wang', everything)
 
 
+def test_a_proof_that_says_so_opens_below_its_statement(site):
+    for name in CHAPTERS:
+        cells = nbformat.read(NBS / f"{name}.ipynb", 4).cells
+        said = sum(cell.source.count(":::{prf:proof}\n:class: dropdown\n") for cell in cells)
+        page = (site / f"{name}.html").read_text()
+        assert len(re.findall(r'<details class="[^"]*folded-proof[^"]*">', page)) == said, name
+
+
+def test_a_cell_says_itself_whether_it_is_folded():
+    import chapters
+
+    long = "\n".join(f"a{i} = {i}" for i in range(chapters.LONG + 1))
+    for said, code, folded in (
+        ("", "a = 1", False),
+        ("", long, True),
+        ("#| code-fold: true\n", "a = 1", True),
+        ("#| code-fold: false\n", long, False),
+    ):
+        for head in ("", "#| export\n"):
+            sources = ("#| default_exp maximum", head + said + code)
+            nb = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
+            (cell,) = chapters.converted(nb, {}, "02_maximum", {})
+            assert ("hide-input" in cell.metadata.get("tags", [])) == folded, (head, said)
+
+
 def test_what_is_not_there_is_an_error():
     import chapters
 

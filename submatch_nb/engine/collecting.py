@@ -386,6 +386,17 @@ def collect_all(
     SubmatchWarning
         Where images cannot be told from positions, where like images stand together in a stream,
         where a network stands twice, and where groups of images do not fit into memory.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> networks = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(3)]
+    >>> found = collect_all(networks, torch.randn(100, 4), progress=False)
+    >>> list(found)
+    [(0, 1), (0, 2), (1, 2)]
+    >>> found[0, 1]["1"].moments
+    Moments(3 + 3 neurons, 100 samples)
     """
     request = Request(
         layers=layers,
@@ -500,6 +511,15 @@ def collect(
     ------
     KeyError, ValueError, TypeError
         As `collect_all` does.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> a, b = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(2)]
+    >>> collect(a, b, torch.randn(100, 4), progress=False)
+    Collected of 1 layers:
+    Layer('1', unit, Moments(3 + 3 neurons, 100 samples))
     """
     found = collect_all(
         {"first": model_a, "second": model_b},

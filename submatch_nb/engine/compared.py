@@ -230,6 +230,15 @@ class Comparison(ComparedLayers):
     References
     ----------
     Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
+    Examples
+    --------
+    >>> from submatch_nb.explorer import demo_comparison
+    >>> comparison = demo_comparison()
+    >>> comparison.layers[-2:]
+    ['fc1.relu', 'fc2.relu']
+    >>> comparison["fc1.relu"].profile.similarity(0.3) == comparison.similarity("fc1.relu", 0.3)
+    True
     """
 
     def __init__(

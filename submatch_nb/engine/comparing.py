@@ -222,8 +222,14 @@ def compare(
 
     Examples
     --------
-    >>> comparison = compare(model_a, model_b, dataset)  # doctest: +SKIP
-    >>> comparison.table((0.2, 0.5))  # doctest: +SKIP
+    >>> import torch
+    >>> from torch import nn
+    >>> a, b = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(2)]
+    >>> comparison = compare(a, b, torch.randn(100, 4), progress=False)
+    >>> comparison.layers
+    ['1']
+    >>> 0 <= comparison.similarity("1", epsilon=0.3) <= 1
+    True
     """
     (collected,) = collect_networks(
         {"first": model_a, "second": model_b},
@@ -292,6 +298,14 @@ def compare_all(
         For a folder that is not there.
     ValueError
         For fewer than two networks; and what `compare` raises.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> networks = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(3)]
+    >>> compare_all(networks, torch.randn(100, 4), progress=False)
+    Comparisons(3 networks, 3 pairs, 1 layers)
     """
     if isinstance(models, (str, Path)):
         models = {name: net.model for name, net in load_checkpoints(models).items()}

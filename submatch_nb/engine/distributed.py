@@ -133,6 +133,19 @@ def collect_distributed(
         What `collect_all` raises, in all processes where it happens in one.
     RuntimeError
         Where a process has ended.
+
+    Examples
+    --------
+    A group of one process; `torchrun` makes larger ones.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> networks = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(3)]
+    >>> from torch import distributed as dist
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> list(collect_distributed(networks, torch.randn(100, 4), progress=False))
+    [(0, 1), (0, 2), (1, 2)]
+    >>> dist.destroy_process_group()
     """
     rank, size = processes()
     request = Request(

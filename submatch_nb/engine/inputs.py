@@ -36,7 +36,18 @@ TOLERANCE = 1e-11
 
 # %% ../../nbs/engine/inputs.ipynb #2a5ad249
 class SubmatchWarning(UserWarning):
-    "The answer is right but means less than it seems; the message says why."
+    """The answer is right but means less than it seems; the message says why.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from submatch_nb import residuals
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", SubmatchWarning)  # where such an answer will not do
+    ...     residuals([[1.0, 2.0]], [[1.0, 3.0]])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    submatch_nb.engine.inputs.SubmatchWarning: the neurons of Y span all of R^1, ...
+    """
 
 
 def warn(message: str) -> None:

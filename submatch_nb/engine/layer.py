@@ -296,6 +296,15 @@ class Collected(Mapping[str, Layer]):
     ----------
     layers : iterable of Layer
         In their order. A pair of different names is called "conv1 ~ stem.0".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> a, b = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(2)]
+    >>> found = collect(a, b, torch.randn(100, 4), progress=False)
+    >>> found["1"].moments
+    Moments(3 + 3 neurons, 100 samples)
     """
 
     def __init__(self, layers: Iterable[Layer]) -> None:

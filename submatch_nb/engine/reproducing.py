@@ -359,6 +359,13 @@ def reproduce(
         For a config that cannot be, and for a folder with the results of another.
     OSError
         Where images or folders cannot be read or written, and where a worker ends suddenly.
+
+    Examples
+    --------
+    It takes minutes, as networks are trained.
+
+    >>> results = reproduce("digits", out="runs/digits")  # doctest: +SKIP
+    >>> results.similarities.head()  # doctest: +SKIP
     """
     read = load_config(config)
     source = data or read.data

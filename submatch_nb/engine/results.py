@@ -147,6 +147,12 @@ class Results:
     ------
     FileNotFoundError
         Where there are none in the folder.
+
+    Examples
+    --------
+    >>> results = Results("results/laptop")  # as `submatch reproduce laptop` leaves it
+    >>> results.labels
+    ['vgg16_bn-w0.25', 'resnet18-w0.25']
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:

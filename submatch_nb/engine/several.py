@@ -51,6 +51,15 @@ class Comparisons(Mapping[Pair, Comparison]):
     See Also
     --------
     compare_all : makes one.
+
+    Examples
+    --------
+    >>> from submatch_nb.explorer import demo_comparison
+    >>> comparisons = Comparisons({("seed 0", "seed 1"): demo_comparison()})
+    >>> comparisons
+    Comparisons(2 networks, 1 pairs, 6 layers)
+    >>> comparisons[0, 1] is comparisons["seed 0", "seed 1"]
+    True
     """
 
     def __init__(self, pairs: Mapping[Pair, Comparison]) -> None:

@@ -41,6 +41,14 @@ class TopSamples:
         The position of the activation on the layer's grid; no axes where neurons are units.
     grid : tuple of int
         Positions along each axis, in the first batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> found = top_samples(nn.Sequential(nn.ReLU()), torch.eye(3), "0", count=1, progress=False)
+    >>> found.inputs[:, 0]  # of each neuron, the input on which it is highest
+    array([0, 1, 2])
     """
 
     layer: str

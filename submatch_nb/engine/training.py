@@ -529,6 +529,14 @@ def load_checkpoint(
     -----
     UserWarning
         Where its run is not finished.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path, recipe = f"{tempfile.mkdtemp()}/seed_3.safetensors", Recipe(epochs=0)
+    >>> made = train("digits-mlp", seed=3, path=path, recipe=recipe, width=0.1, progress=False)
+    >>> load_checkpoint(path).about["seed"]
+    3
     """
     tensors, about = _read(path)
     with reading(path):
