@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'train_network', 'load_member', 'take_network', 'collect_stage', 'result_of', 'cross_values', 'keep_beside',
-           'simple_sizes', 'match_pair']
+           'without_draws', 'simple_sizes', 'match_pair']
 
 # %% ../../nbs/engine/experiments.ipynb #27a1648a
 import json
@@ -414,7 +414,7 @@ def keep_beside(
     result = result_of(path)
     if asked["center"]:
         twins = {name: replace(la, centered=True, groups=()) for name, la in layers.items()}
-        tensors, about = Comparison.from_moments(twins).packed()
+        tensors, about = without_draws(Comparison.from_moments(twins)).packed()
         save_tensors(
             result.with_suffix(".centred.safetensors"), "comparison", tensors, **about, of=of
         )
@@ -426,6 +426,11 @@ def keep_beside(
         "measures",
         about | {"measures": told, "crossed": crossed},
     )
+
+
+def without_draws(layers: Mapping[str, Layer]) -> Comparison:
+    "A comparison without the profile of the one draw of each layer, which is the layer's own."
+    return Comparison({name: replace(layer, profiles=()) for name, layer in layers.items()})
 
 
 def _layers_inside(model: nn.Module, experiment: Experiment) -> list[str]:
@@ -500,8 +505,8 @@ def match_pair(run: Run, experiment: Experiment, stage: str, pair: Sequence[str]
     ):
         return
     with run.timed("match", path.stem):
-        layers, simple, of = load_comparison(moments)
-        comparison = Comparison(layers, simple=simple)
+        layers, _, of = load_comparison(moments)
+        comparison = without_draws(layers)
         if stage == "trained" and _sizes_of(path.with_suffix(".json")) != of:
             sizes = {
                 layer: _sizes_at_each_epsilon(moments, run.config)
