@@ -226,6 +226,13 @@ def defined(code):
     return names
 
 
+def named(code):
+    "What the fold of a cell that shows no figure and no table is called."
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [node.name for node in ast.parse(code).body if isinstance(node, kinds)]
+    return ", ".join(names[:3]) or "this cell"
+
+
 def condensed(code):
     "The code, each docstring cut to its first line: all of it stands in the reference."
     lines = code.split("\n")
@@ -346,17 +353,9 @@ def digits(epsilon, selected=None):
     return widget
 
 
-def demo():
-    "The explorer of the demo's networks."
-    from submatch_nb.explorer import demo_comparison, explore
-
-    return explore(demo_comparison(), "fc1.relu", 0.5)
-
-
 STAND_INS = {
     "02_maximum": lambda: digits(0.15),
     "03_simple": lambda: digits(0.2, ("x", 0)),
-    "07_comparison": demo,
 }  # the explorer of what a chapter's slider shows
 
 
@@ -425,11 +424,12 @@ def shown(cell, found, code, name, prelude):
         if re.search(r"\S {3,}\S", output.get("text", "")):  # lines that must not be broken
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "columns"]
     figure = any("image/png" in output.get("data", {}) for output in cell.outputs)
+    table = any("text/html" in output.get("data", {}) for output in cell.outputs)
     lines = cell.source.strip().count("\n") + 1
     if imports(cell.source):
         cell.metadata = folded("imports")
     elif folds(said, lines > (DRAWING if figure else LONG) or draws(cell.source)):
-        fold(cell, "the figure" if figure else ", ".join(defined(code)[:3]) or "this cell")
+        fold(cell, "the figure" if figure else "the table" if table else named(code))
     if "explorer" in found:
         cell.outputs = [live(explorer(code, prelude))]
     elif re.search(r"\binteract\(", code) and not cell.outputs:

@@ -43,7 +43,6 @@ ALIVE = {
     "08_explorer": 0.25,
     "02_maximum": 0.15,
     "03_simple": 0.2,
-    "07_comparison": 0.5,
 }  # page with an explorer -> where its slider begins
 LOOKS = [(1280, "light"), (768, "dark"), (390, "light"), (390, "dark")]
 
@@ -150,6 +149,29 @@ def test_legible_and_asks_for_nothing(site, opened, name, width, scheme):
             page.evaluate("document.documentElement.scrollWidth") <= width
             and page.evaluate(CLIPPED) == []
         )
+
+
+HEIGHT = """async () => {
+    await window.MathJax?.startup?.promise;
+    return document.documentElement.scrollHeight;
+}"""
+HIGHEST = 12_000  # px of a chapter at 1280: longer ones drown what they teach
+HIGHER = {"12_paper": "every figure and table of the results"}
+
+
+@LONG
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in HIGHER])
+def test_a_chapter_is_not_too_long(site, opened, name):
+    page = opened(site / f"{name}.html", 1280)
+    assert page.evaluate(HEIGHT) < HIGHEST
+
+
+def test_a_chapter_that_is_too_long_would_be_noticed(site, opened, tmp_path):
+    def change(text):
+        return text.replace("</article>", '<div style="height: 12000px"></div></article>')
+
+    page = opened(spoiled(site, tmp_path, "01_match", change), 1280)
+    assert page.evaluate(HEIGHT) > HIGHEST
 
 
 LONG_FORMULA = r"\(" + "a + " * 40 + r"b\)"
