@@ -376,7 +376,7 @@ def test_brackets_of_networks_trained_on_cifar_10_are_narrow():
         for (_, stage, _), comparison in results.comparisons.items()
         if stage == "trained"
     ]
-    assert len(trained) == 6 and sum(len(comparison.layers) for comparison in trained) == 96
+    assert len(trained) == 20 and sum(len(comparison.layers) for comparison in trained) == 320
     shares = [
         share_undecided(profile)
         for comparison in trained

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Run', 'train_network', 'load_member', 'take_network', 'collect_stage', 'result_of', 'cross_values', 'keep_beside',
-           'without_draws', 'simple_sizes', 'match_pair']
+           'kept_of', 'simple_sizes', 'match_pair']
 
 # %% ../../nbs/engine/experiments.ipynb #27a1648a
 import json
@@ -414,7 +414,7 @@ def keep_beside(
     result = result_of(path)
     if asked["center"]:
         twins = {name: replace(la, centered=True, groups=()) for name, la in layers.items()}
-        tensors, about = without_draws(Comparison.from_moments(twins)).packed()
+        tensors, about = kept_of(Comparison.from_moments(twins)).packed()
         save_tensors(
             result.with_suffix(".centred.safetensors"), "comparison", tensors, **about, of=of
         )
@@ -428,9 +428,13 @@ def keep_beside(
     )
 
 
-def without_draws(layers: Mapping[str, Layer]) -> Comparison:
-    "A comparison without the profile of the one draw of each layer, which is the layer's own."
-    return Comparison({name: replace(layer, profiles=()) for name, layer in layers.items()})
+def kept_of(layers: Mapping[str, Layer]) -> Comparison:
+    """What results keep of a comparison: not the profile of the one draw of a layer, which is the
+    layer's own, and not the residuals on whole layers.
+    """
+    return Comparison(
+        {name: replace(layer, profiles=(), residual=None) for name, layer in layers.items()}
+    )
 
 
 def _layers_inside(model: nn.Module, experiment: Experiment) -> list[str]:
@@ -506,7 +510,7 @@ def match_pair(run: Run, experiment: Experiment, stage: str, pair: Sequence[str]
         return
     with run.timed("match", path.stem):
         layers, _, of = load_comparison(moments)
-        comparison = without_draws(layers)
+        comparison = kept_of(layers)
         if stage == "trained" and _sizes_of(path.with_suffix(".json")) != of:
             sizes = {
                 layer: _sizes_at_each_epsilon(moments, run.config)
