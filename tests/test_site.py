@@ -35,7 +35,8 @@ CHAPTERS = named("[0-9]*.ipynb")
 NOTEBOOKS = ["index", *CHAPTERS, *named("guides/*.ipynb"), *named("engine/*.ipynb")]
 OTHERS = ["glossary", "api", "references", "changelog", "reference/index", "reference/maximum"]
 PATHS = ["paths/minutes", "paths/lecture", "paths/lab"]
-PAGES = [*NOTEBOOKS, *PATHS, *OTHERS]
+MADE = ["genindex", "search"]  # by Sphinx alone
+PAGES = [*NOTEBOOKS, *PATHS, *OTHERS, *MADE]
 # What the short tier opens in a browser: a page of each kind
 SHORT = ("index", "02_maximum", "08_explorer", "engine/peel", "guides/compare", "reference/maximum")
 ALIVE = {
