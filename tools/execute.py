@@ -60,7 +60,7 @@ def computed(process: psutil.Process) -> float:
     seconds = 0.0
     with contextlib.suppress(psutil.Error):  # it has ended
         for one in (process, *process.children(recursive=True)):
-            seconds += sum(one.cpu_times()[:2])
+            seconds += sum(one.cpu_times()[:4])  # of its children that have ended, too
     return seconds
 
 
