@@ -30,9 +30,11 @@ import nbformat
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
 from glossary import glossed, told
+from numpy.typing import ArrayLike
 from parts import ENGINE, GUIDES, PARTS, PATHS
 from pybtex.database import parse_file
 from sphinx.addnodes import pending_xref, pending_xref_condition
+from sphinx.util.typing import stringify_annotation
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # what a build has to say are warnings
 NBS = Path(__file__).parent.parent / "nbs"
@@ -602,15 +604,25 @@ def api_table():
             yield f"| {{py:obj}}`{name} <{module}.{name}>` | {first_line(thing)} |"
 
 
+def module_table():
+    "The modules, each with what it is about."
+    yield "# Modules\n\nA page each. What most readers need is among the [public names](/api.md)."
+    names = [module.removeprefix("submatch_nb.") for module in modules()]
+    for title, part in (("The book", False), ("The engine", True)):
+        yield f"\n## {title}\n\n| module | what |\n| --- | --- |"
+        for name in names:
+            if name.startswith("engine.") == part:
+                about = first_line(import_module(f"submatch_nb.{name}"))
+                yield f"| [{name}](/reference/{name}.md) | {about} |"
+    yield "\n```{toctree}\n:maxdepth: 1\n:hidden:\n\n" + "\n".join(names) + "\n```\n"
+
+
 def write_reference(app):
     "Write the pages of the reference, each only where it has changed."
-    pages = {"api": "\n".join(api_table()) + "\n"}
-    names = []
+    pages = {"api": "\n".join(api_table()) + "\n", "reference/index": "\n".join(module_table())}
     for module, (title, page) in modules().items():
-        names.append(module.removeprefix("submatch_nb."))
-        pages[f"reference/{names[-1]}"] = module_page(module, title, page)
-    tree_of = "\n".join(names)
-    pages["reference/index"] = f"# Modules\n\n```{{toctree}}\n:maxdepth: 1\n\n{tree_of}\n```\n"
+        name = module.removeprefix("submatch_nb.")
+        pages[f"reference/{name}"] = module_page(module, title, page)
     for old in NBS.glob("reference/*.md"):
         if docname(old) not in pages:
             old.unlink()
@@ -642,6 +654,19 @@ EXAMPLE = re.compile(r"(>>>|\.\.\.)( |$)")
 SECTION = re.compile(r"^(Parameters|Returns|Yields)$", re.MULTILINE)
 
 
+ATTRIBUTES = re.compile(r"(?<=^Attributes\n----------\n).*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+SEVERAL = re.compile(r"^(\w+(?:, \w+)+)( : .*(?:\n +.*)*)", re.MULTILINE)
+
+
+def one_by_one(text):
+    "A docstring in which each attribute has an entry of its own, as napoleon wants it."
+
+    def entries(m):
+        return "\n".join(name + m[2] for name in m[1].split(", "))
+
+    return ATTRIBUTES.sub(lambda m: SEVERAL.sub(entries, m[0]), text)
+
+
 def docstring(app, what, name, obj, options, lines):
     """Docstrings are plain text: names, statements and chapters are linked; comments after
     arguments become parameters.
@@ -651,11 +676,24 @@ def docstring(app, what, name, obj, options, lines):
         example = bool(line.strip()) and (example or bool(EXAMPLE.match(line.strip())))
         if not example and not ARGUMENT.fullmatch(line.strip()):
             lines[i] = linked_rst(line)
+    lines[:] = one_by_one("\n".join(lines)).split("\n")
     function = obj.__init__ if isinstance(obj, type) else obj
     if not callable(function) or what in ("property", "attribute"):
         return
     if not SECTION.search("\n".join(lines)):
         lines += commented(function)
+
+
+def signature(app, what, name, obj, options, arguments, returns):
+    "NumPy's name for what it takes, in place of all that stands behind it."
+    made = stringify_annotation(ArrayLike, "smart")
+    without = made.replace(" | str | ", " | ", 1)  # where a union has str before
+
+    def named(text):
+        short = "~numpy.typing.ArrayLike"
+        return text and text.replace(made, short).replace(without, short)
+
+    return named(arguments), named(returns)
 
 
 def linked_rst(text):
@@ -742,6 +780,7 @@ def setup(app):
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
     app.connect("builder-inited", write_reference)
     app.connect("source-read", read)
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-process-docstring", docstring, priority=400)  # before napoleon
     app.connect("doctree-read", only_types)
     app.connect("html-page-context", finish, priority=501)  # after the theme

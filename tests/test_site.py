@@ -159,6 +159,12 @@ HEIGHT = """async () => {
 HIGHEST = 12_000  # px of a chapter at 1280: longer ones drown what they teach
 
 
+def test_signatures_say_what_they_take_in_one_word(site):
+    assert "ArrayLike" in (site / "reference" / "match.html").read_text()
+    for page in (site / "reference").glob("*.html"):
+        assert "_SupportsArray" not in page.read_text(), page.name
+
+
 @LONG
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_is_not_too_long(site, opened, name):
