@@ -30,15 +30,7 @@ ENGINE = (
     *("oracles", "answers", "shrinking", "checking"),
     *("match_tasks", "minimal_tasks", "hook_tasks", "measure_tasks", "shuffle_tasks"),
     "course",
-    *(
-        "configs",
-        "weights",
-        "experiments",
-        "results",
-        "summaries",
-        "reproducing",
-        "reports",
-        "runs",
-    ),
+    *("configs", "weights", "experiments", "results", "summaries", "reproducing", "reports"),
+    "runs",
     *("commands", "command_line"),
 )

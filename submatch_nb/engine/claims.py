@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOW', 'ZERO', 'HIGHER', 'SPREAD', 'NEARLY_ALL', 'SMALL', 'FEW', 'SAID', 'NOTHING', 'CLAIMS', 'CELL', 'vgg_parts',
-           'resnet_parts', 'parts_of', 'all_halves', 'gains', 'more_alike', 'shares_by_part', 'simple_by_layer',
-           'Found', 'Given', 'middle', 'convolutions', 'by_epsilon', 'most_are_low', 'deep_are_zero', 'last_is_higher',
-           'last_grows_with_accuracy', 'first_is_higher', 'first_is_of_low_rank', 'pairs_vary_little',
-           'few_small_near_output', 'fewer_small_near_input', 'no_single_neurons', 'Claim', 'claims', 'side_by_side',
-           'spans', 'moves', 'beyond']
+           'resnet_parts', 'parts_of', 'all_halves', 'gains', 'simple_by_layer', 'Found', 'Given', 'middle',
+           'convolutions', 'by_epsilon', 'most_are_low', 'deep_are_zero', 'last_is_higher', 'last_grows_with_accuracy',
+           'first_is_higher', 'first_is_of_low_rank', 'pairs_vary_little', 'few_small_near_output',
+           'fewer_small_near_input', 'no_single_neurons', 'Claim', 'claims', 'side_by_side', 'spans', 'moves', 'beyond']
 
 # %% ../../nbs/engine/claims.ipynb #2dc72dc0
 from collections.abc import Callable, Mapping
@@ -86,41 +85,6 @@ def gains(results: Results) -> "pd.DataFrame":
     for stage in stages:
         table[f"dead, {stage}"] = {name: part.dead(results, stage) for name, part in parts.items()}
     return pd.DataFrame(table)
-
-
-def more_alike(results: Results, label: str) -> list[str]:
-    """At each epsilon, in how many layers training has made networks more alike; in words."""
-    after = summary(results, label)["mean"]
-    before = summary(results, label, "untrained")["mean"]
-    lines = []
-    for e in results.config.epsilon:
-        more = int((after > before)[e].sum())
-        less = ", ".join(after.index[(after < before)[e]]) or "none"
-        lines.append(
-            f"{label}, ε = {e:g}: more alike after training {more} of {len(after)} layers;"
-            f" less alike: {less}"
-        )
-    halves = half_epsilons(results, label)
-    count = int((halves.trained < halves.untrained).sum())
-    lines.append(
-        f"{label}, by the ε at which half of the layer matches: more alike {count} of {len(after)}"
-    )
-    return lines
-
-
-def shares_by_part(results: Results) -> "pd.DataFrame":
-    """Similarity of each part, trained and untrained, at each epsilon."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        {
-            (stage, e): {
-                name: part.similarity(results, e, stage) for name, part in parts_of(results).items()
-            }
-            for stage in ("trained", "untrained")
-            for e in results.config.epsilon
-        }
-    )
 
 # %% ../../nbs/engine/claims.ipynb #ef47d503
 def simple_by_layer(results: Results, at_least: int = 10) -> "pd.DataFrame":
