@@ -1378,10 +1378,12 @@ def test_transformers():
         {"input_ids": t, "attention_mask": torch.ones_like(t), "digit": 3} for t in tokens.split(10)
     ]
     collected = collect(*nets, data, progress=False)
-    assert list(collected) == [
-        f"encoder.layer.{i}.intermediate.intermediate_act_fn" for i in (0, 1)
-    ] and set(collected.neurons.values()) == {"feature"}
-    assert all(m.count == 30 * 64 and m.n_x == 40 for m in collected.values())
+    inner = [f"encoder.layer.{i}.intermediate.intermediate_act_fn" for i in (0, 1)]
+    assert list(collected) == [*inner, "pooler.activation"]
+    assert list(collected.neurons.values()) == ["feature", "feature", "unit"]
+    assert all(collected[k].count == 30 * 64 and collected[k].n_x == 40 for k in inner)
+    pooled = collected["pooler.activation"]  # a tanh, once a text
+    assert pooled.count == 30 and pooled.n_x == 24
     whole = collect(*nets, data, ["encoder"], progress=False)["encoder"]
 
     def hidden(net):
