@@ -35,15 +35,28 @@ _all_ = ["bootstrap"]
 class PermutationTest(NamedTuple):
     """A number, what it is when nothing corresponds, and how often chance does as well.
 
+    Attributes
+    ----------
+    observed : float
+        Half-epsilon, or the similarity at an epsilon.
+    null : ndarray, (shuffles,)
+        The same with the images shuffled.
+    p : float
+        (1 + shuffles that are at least as similar) / (1 + shuffles), in (0, 1].
+
+    See Also
+    --------
+    permutation_test : makes one.
+
     Examples
     --------
     >>> PermutationTest(observed=0.5, null=np.array([0.9, 0.8, 0.95]), p=0.25)
     PermutationTest(observed=0.500, p=0.25, null: 3 shuffles, 0.800 to 0.950)
     """
 
-    observed: float  # half-epsilon, or the similarity at an epsilon
-    null: np.ndarray  # (shuffles,), the same with the images shuffled
-    p: float  # (1 + shuffles at least as similar) / (1 + shuffles)
+    observed: float
+    null: np.ndarray
+    p: float
 
     def __repr__(self) -> str:
         low, high = self.null.min(), self.null.max()
@@ -100,6 +113,11 @@ def permutation_test(
     -----
     Exact for exchangeable images: P(p <= α) <= α, and for half-epsilon, which has
     hardly any ties, p is uniform. From moments: theorem *shuffles and rotations*.
+
+    References
+    ----------
+    Phipson and Smyth 2010, doi:10.2202/1544-6115.1585, for a p value that counts the
+    observed order as one of the shuffles.
 
     Examples
     --------

@@ -122,6 +122,17 @@ class Profile:
         What it was computed from: second moments ("gram"), an R factor ("root"), or ""
         where that was not recorded.
 
+    Raises
+    ------
+    ValueError
+        For critical values or a count that are no numbers, and for x and y that do not
+        have one axis each.
+
+    References
+    ----------
+    Definition *critical ε, ε-profile* of this project; at one epsilon definition
+    *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
     Examples
     --------
     >>> profile = Profile([0.0, 0.6], [0.2], count=100)
@@ -493,14 +504,13 @@ def max_match_similarity(
 ) -> float:
     """Maximum match similarity (|X*| + |Y*|) / (n_x + n_y), in [0, 1].
 
-    Parameters, errors and warnings are those of `maximum_match`.
-
     Parameters
     ----------
     X : array_like, (d, n_x), or Moments or Layer
-        Activations of the first network, or the moments of both.
+        Activations of the first network, a row for each sample; or the moments of both,
+        and then epsilon goes by keyword.
     Y : array_like, (d, n_y)
-        Activations of the second network; left out with moments.
+        Activations of the second network on the same inputs; left out with moments.
     epsilon : float
         Largest residual in the match, in [0, 1). Required.
     dead : {"exclude", "literal"}
@@ -513,9 +523,20 @@ def max_match_similarity(
     -------
     float
 
+    Raises
+    ------
+    TypeError, ValueError
+        As `maximum_match`: for activations or an epsilon that cannot be right.
+
+    Warns
+    -----
+    SubmatchWarning
+        As `maximum_match`: where a span fills the space, or epsilon is at or above the
+        Gaussian chance level.
+
     References
     ----------
-    Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
 
     Examples
     --------

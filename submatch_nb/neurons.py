@@ -147,6 +147,12 @@ def chance_epsilon(d: int, n: int) -> float:
     ValueError
         For d < 1 or n < 0.
 
+    Notes
+    -----
+    The share that is kept has the law Beta(n/2, (d - n)/2), of mean n/d. Activations
+    are not Gaussian: what chance gives for them, `permutation_test` and the shuffled
+    null of `compare` tell.
+
     Examples
     --------
     >>> chance_epsilon(400, 300)

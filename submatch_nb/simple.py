@@ -213,6 +213,18 @@ class SimpleMatches(Sequence[Match]):
     neurons : list
         The neurons v, those of the maximum match.
 
+    Raises
+    ------
+    TypeError, IndexError
+        From `of`, `smallest` and `has`, where `v` is not a neuron.
+    ValueError
+        From `of` and `smallest`, where `v` is in no match at this epsilon.
+
+    References
+    ----------
+    Definition *simple match* and theorem *decomposition, characterisation* of
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
     Examples
     --------
     >>> from submatch_nb.match import toy
@@ -557,6 +569,11 @@ class MinimalMatches(Sequence[Match]):
         Maximum matches that were taken.
     shrinks : int
         Runs of Algorithm 2.
+
+    References
+    ----------
+    Definition *v-minimal match* and Algorithm 3 of Wang et al. 2018,
+    doi:10.48550/arXiv.1810.11750; theorem *enumeration* of this project.
 
     Examples
     --------

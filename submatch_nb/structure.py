@@ -474,14 +474,16 @@ def is_stable(
 ) -> bool:
     """Is a small instance (epsilon, factor)-stable?
 
-    Parameters and errors are those of `find_unstable`, which says where it is not.
+    `find_unstable` says where it is not. Every subset of each side is tried, for at
+    most 12 live neurons a side.
 
     Parameters
     ----------
     X : array_like, shape (d, n_x), or Moments
-        Activations of the first network, or the moments of both.
+        Activations of the first network, or the moments of both; then `Y` is left
+        out and the rest goes by keyword.
     Y : array_like, shape (d, n_y)
-        Activations of the second network; left out with moments.
+        Activations of the second network on the same inputs.
     epsilon : float
         In [0, 1).
     factor : float
@@ -491,9 +493,16 @@ def is_stable(
     -------
     bool
 
+    Raises
+    ------
+    ValueError
+        For a factor of at most 1, for more neurons, and as `maximum_match` does.
+    TypeError
+        As `maximum_match` does.
+
     References
     ----------
-    (epsilon, lambda)-stability, Wang et al. 2018, doi:10.48550/arXiv.1810.11750
+    Definition *(ε, λ)-stability* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750
 
     Examples
     --------

@@ -387,6 +387,11 @@ def collect_all(
         Where images cannot be told from positions, where like images stand together in a stream,
         where a network stands twice, and where groups of images do not fit into memory.
 
+    References
+    ----------
+    What is summed: theorems *the moments' own error* and *the R factor's own error* of this
+    project. Draws of positions: Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
     Examples
     --------
     >>> import torch
@@ -511,6 +516,11 @@ def collect(
     ------
     KeyError, ValueError, TypeError
         As `collect_all` does.
+
+    References
+    ----------
+    What is summed: theorems *the moments' own error* and *the R factor's own error* of this
+    project. Draws of positions: Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
 
     Examples
     --------

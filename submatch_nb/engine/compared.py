@@ -223,13 +223,20 @@ class Comparison(ComparedLayers):
     neurons, moments, residuals, positions, draws
         Deprecated: `Comparison(profiles, neurons, ...)` took these for each layer.
 
+    Raises
+    ------
+    KeyError
+        From what takes the name of a layer, where there is none of that name.
+    TypeError, ValueError
+        From what takes an epsilon, for one that is no number in [0, 1).
+
     See Also
     --------
     compare, compare_activations : make one.
 
     References
     ----------
-    Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
 
     Examples
     --------

@@ -193,6 +193,7 @@ def compare(
         What is exchangeable, where it is not an input, such as a film of several frames: an id for
         each input, or a key of the batches, or a function of a batch, that gives an id for each of
         its inputs.
+
     Returns
     -------
     Comparison
@@ -208,6 +209,7 @@ def compare(
         the networks, where these are called "first" and "second"; for data without a batch; for
         an option that has a value it cannot have; for a null of fewer than three images, and for
         more groups than images.
+
     Warns
     -----
     SubmatchWarning
@@ -216,9 +218,11 @@ def compare(
         either has neurons, so that any two match; and where its images cannot be told from its
         positions, so that it has no null; where both networks are the same one; where like images
         stand together in an iterable.
+
     References
     ----------
-    Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750; at every
+    epsilon at once, theorem *the ε-profile* of this project.
 
     Examples
     --------
@@ -298,6 +302,11 @@ def compare_all(
         For a folder that is not there.
     ValueError
         For fewer than two networks; and what `compare` raises.
+
+    References
+    ----------
+    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750; at every
+    epsilon at once, theorem *the ε-profile* of this project.
 
     Examples
     --------
@@ -392,6 +401,11 @@ def compare_activations(
     -----
     SubmatchWarning
         As `compare`.
+
+    References
+    ----------
+    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750; at every
+    epsilon at once, theorem *the ε-profile* of this project.
 
     Examples
     --------

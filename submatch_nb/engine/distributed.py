@@ -139,6 +139,11 @@ def collect_distributed(
     RuntimeError
         Where a process has ended.
 
+    References
+    ----------
+    What is summed: theorems *the moments' own error* and *the R factor's own error* of this
+    project. Draws of positions: Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+
     Examples
     --------
     A group of one process; `torchrun` makes larger ones.
