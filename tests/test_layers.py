@@ -1171,6 +1171,21 @@ def test_identical_neurons_are_remembered():
     assert groups.tolist() == [0, 0, 2, 3]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_identical_neurons_are_those_with_one_history(seed):
+    "On small integers, with silent neurons and both zeros, against a comparison of all with all."
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(20):
+        neurons, chunks, samples = torch.randint(1, 8, (3,), generator=rng).tolist()
+        Z = torch.randint(-1, 2, (chunks, neurons, samples), generator=rng).double()
+        Z *= (torch.rand(chunks, neurons, 1, generator=rng) > 0.4) * torch.sign(Z + 0.5)
+        alike = torch.zeros(neurons, dtype=torch.int64)
+        for k in range(chunks):
+            alike = sums.still_alike(alike, Z[k])
+        history = [Z[:, n].flatten().tolist() for n in range(neurons)]
+        assert alike.tolist() == [history.index(row) for row in history]
+
+
 def test_compiled_and_wrapped_models():
     a, b = small(0), small(1)
     plain = collect(a, b, DIGITS[:40], progress=False)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNIT', 'CHUNK', 'GRAM_STRIP', 'SLACK', 'POLAR', 'CACHE_ROWS', 'NEARLY', 'rounding', 'Gram', 'add_products',
            'second_moments', 'check_squares', 'Root', 'r_factor', 'refactored', 'low', 'joined', 'first_alike',
-           'first_equal', 'own_where_silent']
+           'first_equal', 'lowest_in', 'own_where_silent']
 
 # %% ../../nbs/engine/factors.ipynb #fac00004
 import math
@@ -223,11 +223,24 @@ def first_alike(Z: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
 
 
 def first_equal(Z: torch.Tensor) -> torch.Tensor:
-    "For each column of Z, (d, n), the first that equals it: (n,) int64."
-    group = torch.unique(Z, dim=1, return_inverse=True)[1]
-    index = torch.arange(len(group), device=group.device)
-    first = torch.full_like(group, len(group)).scatter_reduce(0, group, index, "amin")
-    return first[group]
+    """For each column of Z, (d, n), the first that equals it: (n,) int64.
+
+    Columns with a largest entry of their own equal no other; only the others are compared whole.
+    """
+    first = torch.arange(Z.shape[1], device=Z.device)
+    _, key, sharing = torch.unique(Z.amax(0), return_inverse=True, return_counts=True)
+    shared = (sharing[key] > 1).nonzero()[:, 0]
+    if len(shared):
+        group = torch.unique(Z[:, shared], dim=1, return_inverse=True)[1]
+        first[shared] = lowest_in(group, shared)
+    return first
+
+
+def lowest_in(group: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+    "For each the lowest number in its group, both (n,) int64; groups are numbered from 0."
+    size = int(group.max()) + 1
+    lowest = group.new_full((size,), torch.iinfo(group.dtype).max)
+    return lowest.scatter_reduce(0, group, number, "amin")[group]
 
 
 def own_where_silent(alike: torch.Tensor, square: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .factors import CHUNK, check_squares, first_equal, rounding
+from .factors import CHUNK, check_squares, first_equal, lowest_in, rounding
 from .moments import Moments
 from .shifts import SHIFT_ROUNDINGS, shift_for, still_constant
 
@@ -83,10 +83,15 @@ def still_alike(alike: Tensor, Z: Tensor) -> Tensor:
         return alike
     moving = several[~silent]
     quiet = several[silent]
-    history = torch.cat([alike[moving, None].double(), Z[moving]], 1)
+    first = lowest_in(alike[moving], moving)
     new = alike.clone()
-    new[moving] = moving[first_equal(history.T)]
-    new[quiet] = quiet[first_equal(alike[quiet, None].T)]
+    new[moving] = first
+    if len(quiet):
+        new[quiet] = lowest_in(alike[quiet], quiet)
+    others = moving[(Z[moving] != Z[first]).any(1)]
+    if len(others):
+        history = torch.cat([alike[others, None].double(), Z[others]], 1)
+        new[others] = others[first_equal(history.T)]
     return new
 
 # %% ../../nbs/engine/sums.ipynb #362eb3b1
