@@ -36,7 +36,7 @@ from pybtex.database import parse_file
 from sphinx.addnodes import pending_xref, pending_xref_condition
 from sphinx.util.typing import stringify_annotation
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # what a build has to say are warnings
+os.environ["SUBMATCH_QUIET"] = "1"  # no progress bars: what a build has to say are warnings
 NBS = Path(__file__).parent.parent / "nbs"
 REPOSITORY = "https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{name}.ipynb"
 KINDS = "theorem|lemma|definition|corollary"
@@ -442,32 +442,51 @@ def shown(cell, found, code, name, prelude):
     return cell
 
 
+def grid_of(table):
+    "The cells of a table, row by row; a cell that spans several stands in each."
+    placed = {}
+    for down, row in enumerate(table.select("tr")):
+        across = 0
+        for cell in row.select("th, td"):
+            while (down, across) in placed:
+                across += 1
+            for i in range(int(cell.get("rowspan", 1))):
+                for j in range(int(cell.get("colspan", 1))):
+                    placed[down + i, across + j] = cell
+    height, width = (1 + max(numbers) for numbers in zip(*placed, strict=True))
+    return [[placed.get((i, j)) for j in range(width)] for i in range(height)]
+
+
+def one_heading(table):
+    """Where the names of the index stand in a row of their own, below that of the columns: both
+    in one.
+    """
+    rows = table.select("thead tr")
+    if len(rows) != 2:
+        return
+    first, second, *_, last = grid_of(table)
+    levels = sum(cell.name == "th" for cell in last)
+    if any(cell.text for cell in (*first[: levels - 1], *second[levels:])):
+        return
+    for over, name in zip(first[:levels], second, strict=False):
+        over.string = f"{name.text} ↓, {over.text} →" if over.text else name.text
+    rows[1].decompose()
+
+
 def aligned(output):
     """A table with one row of headings, its columns of words marked, to be set from the left and,
     where they are long, in several lines.
     """
     page = BeautifulSoup(output.data["text/html"], "html.parser")
-    for first, second in (
-        rows
-        for table in page.select("table.dataframe")
-        if len(rows := table.select("thead tr")) == 2
-    ):
-        name, *others = second.select("th, td")
-        if any(cell.text for cell in others):
-            continue
-        # the name of the index, in a row of its own, and that of the columns
-        across = first.th.text
-        first.th.string = f"{name.text} ↓, {across} →" if across else name.text
-        second.decompose()
-    for column in (
-        column
-        for table in page.select("table.dataframe")
-        for column in zip(*(row.select("th, td") for row in table.select("tr")), strict=False)
-    ):
-        texts = [cell.text for cell in column if cell.find_parent("tbody")]
-        if any(re.search("[A-Za-z]{2}", text) and text != "NaN" for text in texts):
-            for cell in column:
-                cell["class"] = "sentences" if max(map(len, texts)) > 24 else "words"
+    for table in page.select("table.dataframe"):
+        one_heading(table)
+        for column in zip(*grid_of(table), strict=True):
+            texts = [cell.text for cell in column if cell and cell.find_parent("tbody")]
+            if any(re.search("[A-Za-z]{2}", text) and text != "NaN" for text in texts):
+                kind = "sentences" if max(map(len, texts)) > 24 else "words"
+                for cell in filter(None, column):
+                    if int(cell.get("colspan", 1)) == 1:
+                        cell["class"] = kind
     output.data["text/html"] = str(page)
 
 

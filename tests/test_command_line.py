@@ -787,6 +787,8 @@ def test_a_log_is_not_flooded(tmp_path):
     )
     log = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
     assert 1 <= log.count("it/s") <= 3
-    hidden = os.environ | {"SUBMATCH_QUIET": "1"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=hidden)
-    assert run.returncode == 0 and run.stderr == ""
+    for quiet in ("SUBMATCH_QUIET", "TQDM_DISABLE"):
+        hidden = os.environ | {quiet: "1"}
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, capture_output=True, text=True, env=hidden)
+        assert run.returncode == 0 and run.stderr == "", quiet

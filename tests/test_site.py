@@ -506,6 +506,39 @@ def test_an_entry_tells_what_the_docstring_tells(site):
     assert 'href="reference/maximum.html#submatch_nb.maximum.epsilon_profile"' in chapter
 
 
+def classes_of(frame):
+    "The headings of a table as the site shows it, and what is said of each column, row by row."
+    import chapters
+    from bs4 import BeautifulSoup
+
+    output = nbformat.v4.new_output("display_data", {"text/html": frame.to_html()})
+    chapters.aligned(output)
+    table = BeautifulSoup(output.data["text/html"], "html.parser").table
+    head, *rows = chapters.grid_of(table)
+    said = {tuple((cell.get("class") or [""])[0] for cell in row) for row in (head, *rows)}
+    return [cell.text for cell in head], said
+
+
+def test_the_cells_of_a_column_are_aligned_alike():
+    "Also where one of the index stands beside several rows, and has a name of its own."
+    import pandas as pd
+
+    index = pd.MultiIndex.from_product([["fc1", "fc2"], ["half", "area"]])
+    frame = pd.DataFrame({"value": [0.1, 0.2, 0.3, 0.4], "why": "a word"}, index)
+    words = {("words", "words", "", "words")}
+    assert classes_of(frame) == (["", "", "value", "why"], words)
+    frame.index.names = ["layer", "quantity"]
+    assert classes_of(frame) == (["layer", "quantity", "value", "why"], words)
+    frame.columns.name = "said"
+    assert classes_of(frame) == (["layer", "quantity ↓, said →", "value", "why"], words)
+    frame.index.names = [None, "quantity"]
+    assert classes_of(frame) == (["", "quantity ↓, said →", "value", "why"], words)
+    one = frame.droplevel(0)
+    assert classes_of(one) == (["quantity ↓, said →", "value", "why"], {("words", "", "words")})
+    wide = frame[["value"]].unstack()
+    assert classes_of(wide)[1] == {("words", "", "")}
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_ends_with_its_sum_and_three_questions(site, name):
     "In this order; a question has no TeX and no backticks, which mean nothing in a summary."

@@ -59,8 +59,9 @@ def progress_bar(*args: Any, **options: Any) -> "tqdm":
 
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     options.setdefault("mininterval", 0.1 if watched else IN_A_LOG)
-    hidden = options.pop("disable", False) or bool(os.environ.get(QUIET))
-    return tqdm(*args, **options, disable=hidden)
+    if not options.pop("disable", False) and not os.environ.get(QUIET):
+        return tqdm(*args, **options)  # which TQDM_DISABLE in the environment hides, too
+    return tqdm(*args, **options, disable=True)
 
 # %% ../../nbs/engine/texts.ipynb #fb09fbc6
 _FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")
