@@ -178,7 +178,7 @@ def _judged(exercise: Exercise, answer: Any, case: Case) -> str | None:
     if exercise.judge is not None:
         return exercise.judge(answer, case.given)
     expected = _expected(exercise, case.given)
-    return None if same(answer, expected) else f"The answer is wrong where {case.what}."
+    return None if same(answer, expected) else f"The answer is wrong, first where {case.what}."
 
 
 def _expected(exercise: Exercise, given: Given) -> Any:
