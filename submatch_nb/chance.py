@@ -25,7 +25,7 @@ from .engine.inputs import check_epsilon
 from .engine.layer import Layer, moments_of
 from .engine.moments import Moments
 from .engine.peel import said_twice
-from .engine.texts import progress_bar
+from .engine.texts import counted, progress_bar
 from .engine.uncertainty import bootstrap
 from .maximum import Profile, epsilon_profile
 
@@ -62,7 +62,7 @@ class PermutationTest(NamedTuple):
         low, high = self.null.min(), self.null.max()
         return (
             f"PermutationTest(observed={self.observed:.3f}, p={self.p:.3g}, "
-            f"null: {len(self.null)} shuffles, {low:.3f} to {high:.3f})"
+            f"null: {counted(len(self.null), 'shuffle')}, {low:.3f} to {high:.3f})"
         )
 
 # %% ../nbs/10_chance.ipynb #8b082960

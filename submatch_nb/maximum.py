@@ -28,6 +28,7 @@ from submatch_nb.engine.inputs import (
 from .engine.layer import Layer
 from .engine.moments import Moments
 from .engine.peel import Peel, from_moments, start
+from .engine.texts import counted
 from .match import Match, columns, cross_residuals
 from .neurons import chance_epsilon
 
@@ -165,8 +166,9 @@ class Profile:
 
     def __repr__(self) -> str:
         return (
-            f"Profile({len(self.x)} + {len(self.y)} neurons, {self.count:,} samples, "
-            f"{len(self.breakpoints)} breakpoints)"
+            f"Profile({len(self.x)} + {len(self.y)} neurons, "
+            f"{counted(self.count, 'sample')}, "
+            f"{counted(len(self.breakpoints), 'breakpoint')})"
         )
 
     @property

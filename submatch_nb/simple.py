@@ -34,7 +34,7 @@ from submatch_nb.engine.search import (
     restrict_order,
     search,
 )
-from .engine.texts import progress_bar
+from .engine.texts import counted, progress_bar
 from .match import Match
 from .maximum import algorithm_1
 
@@ -258,7 +258,7 @@ class SimpleMatches(Sequence[Match]):
         return self._distinct[i]
 
     def __repr__(self) -> str:
-        text = f"{len(self)} distinct for {len(self.neurons)} neurons"
+        text = f"{len(self)} distinct for {counted(len(self.neurons), 'neuron')}"
         text += f" at epsilon {self.epsilon:g}"
         if len(self):
             text += f", median size {np.median([len(match) for match in self]):g}"
@@ -614,7 +614,8 @@ class MinimalMatches(Sequence[Match]):
         found = f"all {len(self)} {of}"
         if not self.complete:
             found = f"{len(self)} {of}, perhaps not all"
-        work = f"{self.calls} maximum matches, {self.shrinks} runs of Algorithm 2"
+        calls = counted(self.calls, "maximum match", "maximum matches")
+        work = f"{calls}, {counted(self.shrinks, 'run')} of Algorithm 2"
         return f"MinimalMatches({found}; {work})"
 
 # %% ../nbs/03_simple.ipynb #al310006

@@ -667,7 +667,7 @@ def test_the_first_step_from_zeros_is_a_step(steps):
     assert [*found] == ["cell", *(f"cell:{k}" for k in range(1, steps))]
     assert {layer.count for layer in found.values()} == {9}
     changing = [data(9, steps, N), data(9, steps - 1, N)]
-    with pytest.raises(ValueError, match=f"layer 'cell' ran {steps - 1} times, and {steps} times"):
+    with pytest.raises(ValueError, match=f"layer 'cell' ran {steps - 1} times?, and {steps} times"):
         collect(*nets, changing, ["cell"], **OPTIONS)
     with pytest.raises(ValueError, match="weights alone"):
         collect(*nets, data(9, 1, N), ["cell"], **OPTIONS)

@@ -114,8 +114,8 @@ def test_shuffles_are_uniform_and_have_fixed_points():
     [
         ([0, 1, 2], 4, r"images has shape \(3,\).*4 rows"),
         ([[0], [1], [2]], 3, r"images has shape \(3, 1\)"),
-        ([0, 0, 1, 1], 4, "there are 2 images"),
-        (None, 2, "there are 2 images"),
+        ([0, 0, 1, 1], 4, "2 images: chance"),
+        (None, 2, "2 images: chance"),
         ([0, 1, 1, 2, 2, 2], 6, "no two images have the same number of rows"),
     ],
 )
@@ -363,7 +363,7 @@ def test_what_is_left_without_each_group(count, root):
         assert rest.route == direct.route and rest.count == direct.count
         assert torch.allclose(rest.gram, direct.gram, rtol=1e-12)
         assert torch.allclose(rest.sum, direct.sum, rtol=1e-12)
-    with pytest.raises(ValueError, match="there are 1 groups"):
+    with pytest.raises(ValueError, match="1 group of images"):
         leave_one_out(groups[:1])
 
 
@@ -592,7 +592,7 @@ def test_it_says_what_is_wrong():
         (ValueError, "shuffles is 0", (X, Y), {"shuffles": 0}),
         (TypeError, "shuffles is 2.5", (X, Y), {"shuffles": 2.5}),
         (ValueError, "outside", (X, Y, 1.0), {}),
-        (ValueError, "there are 2 images", (X, Y), {"images": np.arange(30) // 15}),
+        (ValueError, "2 images: chance", (X, Y), {"images": np.arange(30) // 15}),
         (ValueError, "Y has 29", (X, Y[1:]), {}),
         (ValueError, "shape", (X, Y), {"images": np.arange(29)}),
     ):

@@ -2,6 +2,7 @@
 not what they should be.
 """
 
+import copy
 import math
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from torch import nn
 
 from submatch_nb.engine.files import load_tensors, save_tensors
 from submatch_nb.engine.images import Files
+from submatch_nb.layers import collect
 from submatch_nb.networks import (
     ARCHITECTURES,
     Images,
@@ -175,6 +177,31 @@ def test_torchvision_as_it_is():
 def test_unknown_architecture_lists_those_there_are(name):
     with pytest.raises(ValueError, match="digits-vgg.*vgg16_bn.*resnet56.*torchvision/"):
         build(name)
+
+
+@pytest.mark.parametrize("part", [slice(10), slice(-3, None), slice(50, 4, -7), slice(5, 5)])
+def test_a_slice_of_images_is_images(part, digits, tmp_path):
+    "In the memory and in files: as the numbers of the slice say."
+    paths = [tmp_path / f"{k}.png" for k in range(60)]
+    for k, path in enumerate(paths):
+        Image.fromarray(np.full((4, 4, 3), 4 * k, np.uint8)).save(path)
+    files = Images(Files(paths, (4, 4)), torch.arange(60), ["a"], "files")
+    for images in (digits[0], files):
+        found, numbers = images[part], range(len(images))[part]
+        assert type(found) is Images and len(found) == len(numbers)
+        for own, number in zip(range(len(found)), numbers, strict=True):
+            x, y = images[number]
+            assert torch.equal(found[own][0], x) and found[own][1] == y
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.ReLU())
+    found = collect(network, copy.deepcopy(network), digits[0][:40], progress=False)
+    assert found["2"].count == 40
+
+
+@pytest.mark.parametrize("key", [1.5, None, "3", [1, 2], (1, 2), np.ones(3, bool)])
+def test_an_image_goes_by_a_number(key, digits):
+    assert torch.equal(digits[0][np.int64(3)][0], digits[0][torch.tensor(3)][0])
+    with pytest.raises(TypeError, match="goes by a number, and several by a slice.*Subset"):
+        digits[0][key]
 
 
 def test_images_that_do_not_fit_together(digits):

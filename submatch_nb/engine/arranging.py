@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .axes import Axes, Axis, Factor, Role, newest, role_of
 from .names import KINDS
+from .texts import counted
 
 # %% ../../nbs/engine/arranging.ipynb #arraneu1
 Neuron = Literal["unit", "channel", "feature"]
@@ -107,7 +108,7 @@ class Arrangement:
         made = made.flatten(0, first - 1)
         if self.whole and len(made) != count:
             raise ValueError(
-                f"of {count} inputs it puts out {len(made)}, shape {tuple(output.shape)}"
+                f"of {counted(count, 'input')} it puts out {len(made)}, shape {tuple(output.shape)}"
             )
         return made
 
@@ -129,7 +130,7 @@ def sizes_of(axis: Sequence[Part], size: int, count: int) -> list[int]:
         sizes[free[0]] = size // max(1, _product(sizes))
     if _product(sizes) != size:
         raise ValueError(
-            f"{size} rows are not {count} inputs times "
+            f"{counted(size, 'row')} are not {counted(count, 'input')} times "
             + " times ".join(str(part.size) for part in axis if part.role != "inputs")
         )
     return sizes

@@ -41,6 +41,7 @@ from .names import glob, modules_of, read_layers, split_call, unwrapped
 from .operations import LOST, has_axes
 from .outputs import first_tensor, plain, unusable
 from .positions import Grid
+from .texts import counted
 from .tracking import Tracker
 
 # %% ../../nbs/engine/capture.ipynb #bcf4ad98
@@ -136,7 +137,8 @@ class Outputs(dict[str, Tensor]):
         origin = "" if isinstance(arrangement, Unusable) else arrangement.origin
         mask = fitting(self.masks, grid, origin)
         if mask and len(mask.counts) != self.count:
-            raise ValueError(f"{mask.name} has {len(mask.counts)} rows for {self.count} inputs")
+            rows = counted(len(mask.counts), "row")
+            raise ValueError(f"{mask.name} has {rows} for {counted(self.count, 'input')}")
         return (mask.counts, mask.name) if mask else (None, "")
 
 # %% ../../nbs/engine/capture.ipynb #20e2304f
@@ -399,7 +401,7 @@ def of_function(tensor: Tensor, count: int) -> Arrangement | Unusable:
     why = unusable(tensor)
     if why is None and (tensor.ndim < 2 or len(tensor) != count):
         shape = tuple(tensor.shape)
-        text = f"the function of neurons= makes {shape} of {count} inputs"
+        text = f"the function of neurons= makes {shape} of {counted(count, 'input')}"
         why = Unusable(f"{text}, not (inputs, neurons, *positions)", asked=True)
     if why is not None:
         return why

@@ -20,6 +20,7 @@ from .inputs import Sides, both, less_mean
 from .intervals import critical_values
 from .moments import Moments
 from .peel import SCALING_ROUNDINGS
+from .texts import counted
 from ..neurons import unit
 
 if TYPE_CHECKING:  # this module uses what its profiles hold, not how they are made
@@ -66,7 +67,7 @@ def rows_of_images(images: ArrayLike | None, count: int) -> Rows:
         rows = _tables(images, count)
     if rows.images < 3:
         raise ValueError(
-            f"there are {rows.images} images: chance is what shuffling them gives, and that takes "
+            f"{counted(rows.images, 'image')}: chance is what shuffling them gives, and that takes "
             "three or more"
         )
     if max(map(len, rows.tables)) < 2:

@@ -528,7 +528,7 @@ def collect(
     >>> from torch import nn
     >>> a, b = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(2)]
     >>> collect(a, b, torch.randn(100, 4), progress=False)
-    Collected of 1 layers:
+    Collected of 1 layer:
     Layer('1', unit, Moments(3 + 3 neurons, 100 samples))
     """
     found = collect_all(

@@ -43,6 +43,7 @@ from submatch_nb.engine.tables import (
     sentence,
     simple_columns,
 )
+from .texts import counted
 from submatch_nb.figures import (
     draw_depth,
     draw_layer,
@@ -294,9 +295,8 @@ class Comparison(ComparedLayers):
     def __repr__(self) -> str:
         line = ", ".join(f"{self.similarity(layer, 0.3):.2f}" for layer in self.layers)
         first, last = self.layers[0], self.layers[-1]
-        return (
-            f"Comparison({len(self)} layers, {first} to {last}; similarity at epsilon 0.3: {line})"
-        )
+        layers = f"{counted(len(self), 'layer')}, {first} to {last}"
+        return f"Comparison({layers}; similarity at epsilon 0.3: {line})"
 
     def _repr_html_(self) -> str:
         return self.table().round(3).to_html()

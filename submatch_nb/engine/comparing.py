@@ -33,6 +33,7 @@ from submatch_nb.engine.request import (
     Preprocess,
 )
 from .several import Comparisons, Pair
+from .texts import counted
 from .training import load_checkpoints
 
 # %% ../../nbs/engine/comparing.ipynb #cf633d64
@@ -47,8 +48,8 @@ def _by_name(preprocess: OwnFunctions, models: Models) -> Any:
         return preprocess
     if len(preprocess) != len(models):
         raise ValueError(
-            f"preprocess holds {len(preprocess)} functions for {len(models)} networks: give one for"
-            " each, and None for a network that takes the data as they are"
+            f"preprocess holds {counted(len(preprocess), 'function')} for {len(models)} networks:"
+            " give one for each, and None for a network that takes the data as they are"
         )
     names = models if isinstance(models, Mapping) else range(len(models))
     return dict(zip(names, preprocess, strict=True))
@@ -314,7 +315,7 @@ def compare_all(
     >>> from torch import nn
     >>> networks = [nn.Sequential(nn.Linear(4, 3), nn.ReLU()) for _ in range(3)]
     >>> compare_all(networks, torch.randn(100, 4), progress=False)
-    Comparisons(3 networks, 3 pairs, 1 layers)
+    Comparisons(3 networks, 3 pairs, 1 layer)
     """
     if isinstance(models, (str, Path)):
         models = {name: net.model for name, net in load_checkpoints(models).items()}

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from .groups import Lot, Paired
 from .positions import Reduction, Samples
 from .shuffling import Layers, Window, flat, segments_of
+from .texts import counted
 
 # %% ../../nbs/engine/counting.ipynb #countma1
 def made_by(function: Reduction, output: Tensor, count: int) -> Samples:
@@ -136,8 +137,9 @@ def places_of(
     counts = block.counted.sum(1)
     if (counts != lengths.counts[inputs]).any():
         k = int(np.flatnonzero(counts != lengths.counts[inputs])[0])
+        samples = counted(counts[k], "sample")
         raise ValueError(
-            f"input {inputs[k]:,} has {counts[k]} samples, and {lengths.counts[inputs[k]]} when the"
+            f"input {inputs[k]:,} has {samples}, and {lengths.counts[inputs[k]]} when the"
             ' data were read before: take all positions, or positions="mean"'
         )
     first, after = lengths.spans(inputs)

@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .inputs import tensor_of
 from .names import unwrapped
+from .texts import counted
 
 # %% ../../nbs/engine/feeding.ipynb #54646f6e
 class Rows:
@@ -370,7 +371,8 @@ def arguments_of(model: nn.Module, batch: Any) -> tuple[list[Any], dict[str, Any
     needed = _needed(model)
     if len(batch) < needed:
         raise TypeError(
-            f"{type(model).__name__} takes {needed} inputs, and a batch holds {len(batch)}"
+            f"{type(model).__name__} takes {counted(needed, 'input')}, and a batch holds"
+            f" {len(batch)}"
         )
     return list(batch[:needed]), {}
 

@@ -10,9 +10,10 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, get_args, overload
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 
 from .files import digest_bytes, digest_file
 from .inputs import warn
+from .texts import counted
 from .writing import FilePath, at_home
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Images(torch.utils.data.Dataset):
     """Labelled images: item i is (tensor, label), normalised and never jittered.
 
-    The tensor is float32 of shape (channels, height, width), the label an int.
+    The tensor is float32 of shape (channels, height, width), the label an int. A slice,
+    `images[:10]`, is `Images` of its own.
 
     Parameters
     ----------
@@ -92,13 +95,40 @@ class Images(torch.utils.data.Dataset):
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))
-        return f"{self.name}: {len(self):,} images of {size}, {len(self.classes)} classes"
+        images = counted(len(self), "image")
+        classes = counted(len(self.classes), "class", "classes")
+        return f"{self.name}: {images} of {size}, {classes}"
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"image {i} of {len(self)}")
-        x, y = self.batch([i])
+    @overload
+    def __getitem__(self, i: SupportsIndex) -> tuple[torch.Tensor, int]: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Self: ...
+
+    def __getitem__(self, i: SupportsIndex | slice) -> tuple[torch.Tensor, int] | Self:
+        if isinstance(i, slice):
+            return self._of(range(len(self))[i])
+        try:
+            number = index(i)
+        except TypeError as error:
+            raise TypeError(
+                f"an image goes by a number, and several by a slice, not by {type(i).__name__}:"
+                " images[3], images[:10]; torch.utils.data.Subset(images, numbers) takes a list"
+            ) from error
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"image {number} of {len(self)}")
+        x, y = self.batch([number])
         return x[0], int(y[0])
+
+    def _of(self, numbers: Sequence[int]) -> Self:
+        "Some of the images."
+        chosen = torch.tensor(numbers, dtype=torch.int64)
+        if isinstance(self.pixels, Files):
+            paths = [self.pixels.paths[i] for i in numbers]
+            pixels: torch.Tensor | Files = Files(paths, self.pixels.shape[2:])
+        else:
+            pixels = self.pixels[chosen]
+        return replace(self, pixels=pixels, labels=self.labels[chosen])
 
     def batch(
         self, indices: Sequence[int] | torch.Tensor, generator: torch.Generator | None = None

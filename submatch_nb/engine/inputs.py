@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from .texts import counted
+
 _T = TypeVar("_T")
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -185,7 +187,7 @@ def both(X: ArrayLike, Y: ArrayLike, center: bool = False) -> Sides[torch.Tensor
     first, second = activations(X, "X"), activations(Y, "Y")
     if len(first) != len(second):
         raise ValueError(
-            f"X has {len(first):,} samples and Y has {len(second):,}: rows are samples, "
+            f"X has {counted(len(first), 'sample')} and Y has {len(second):,}: rows are samples, "
             "and both networks must see the same inputs in the same order"
         )
     second = second.to(first.device)

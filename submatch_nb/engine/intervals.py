@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from .inputs import check_epsilon, within
 from .moments import Moments
+from .texts import counted
 
 if TYPE_CHECKING:  # this module uses what its profiles hold, not how they are made
     from submatch_nb.maximum import Profile
@@ -40,7 +41,7 @@ def leave_one_out(groups: Sequence[Moments]) -> Iterator[Moments]:
     """
     if len(groups) < 2:
         raise ValueError(
-            f"there are {len(groups)} groups of images: an interval takes two or more, "
+            f"{counted(len(groups), 'group')} of images: an interval takes two or more, "
             "groups=20 in compare"
         )
     return _without_each(groups, range(len(groups)), None)
@@ -207,7 +208,8 @@ def network_interval(
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     if len(names) < 3:
         raise ValueError(
-            f"the pairs are of {len(names)} networks: an interval over networks takes three or more"
+            f"the pairs are of {counted(len(names), 'network')}: an interval over networks takes"
+            " three or more"
         )
     means = []
     for name in names:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .inputs import Sides
 from .moments import Moments, Ranks
+from .texts import counted
 
 if TYPE_CHECKING:  # these modules use this one
     from submatch_nb.maximum import Profile
@@ -218,10 +219,8 @@ class Layer:
         if not self.trivial or self.profile is None or self.ranks is None:
             return ""
         x, y = self.profile.x, self.profile.y
-        return (
-            f"{len(x)} + {len(y)} neurons span {self.ranks.both} dimensions together: any two"
-            " networks match here"
-        )
+        together = counted(self.ranks.both, "dimension")
+        return f"{len(x)} + {len(y)} neurons span {together} together: any two networks match here"
 
     def void_reasons(self, epsilon: float | None = None) -> list[str]:
         """Why the similarity at epsilon, or half-epsilon, says nothing; none where it may be read.
@@ -320,7 +319,8 @@ class Collected(Mapping[str, Layer]):
         return len(self._layers)
 
     def __repr__(self) -> str:
-        return "\n".join([f"Collected of {len(self)} layers:", *map(str, self.values())])
+        heading = f"Collected of {counted(len(self), 'layer')}:"
+        return "\n".join([heading, *map(str, self.values())])
 
     @property
     def pairs(self) -> dict[str, tuple[str, str]]:

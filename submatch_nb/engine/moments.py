@@ -21,6 +21,7 @@ from .files import load_tensors, save_tensors
 from .inputs import TOLERANCE, Sides, both
 from .schemas import Count, Form, check_tensors, closed, reading
 from .shifts import MomentParts, added, less_means, measured, unshifted
+from .texts import counted
 from .writing import FilePath
 
 # %% ../../nbs/engine/moments.ipynb #c2764852
@@ -376,7 +377,7 @@ class Moments:
     def __repr__(self) -> str:
         kind = ", R factor" if self.route == "root" else ""
         kind += ", centred" if self.is_centered else ""
-        return f"Moments({self.n_x} + {self.n_y} neurons, {self.count:,} samples{kind})"
+        return f"Moments({self.n_x} + {self.n_y} neurons, {counted(self.count, 'sample')}{kind})"
 
 # %% ../../nbs/engine/moments.ipynb #6c17d88e
 _Bound = Annotated[float, Ge(0)]

@@ -35,6 +35,7 @@ from submatch_nb.engine.names import (
     unwrapped,
 )
 from .positions import Grid
+from .texts import counted
 from .tracking import Tracker
 
 # %% ../../nbs/engine/pairing.ipynb #cc5a6dc7
@@ -245,8 +246,9 @@ def varying(first: Iterable[str], now: Iterable[str], modules: Mapping[str, Any]
     after = Counter(split_call(key, modules)[0] for key in now)
     layer = next(name for name in before | after if before[name] != after[name])
     text = (
-        f"layer {layer!r} ran {after[layer]} times, and {before[layer]} times in the first batch,"
-        " so that its calls have no partner in the other batches: leave it out"
+        f"layer {layer!r} ran {counted(after[layer], 'time')}, and"
+        f" {counted(before[layer], 'time')} in the first batch, so that its calls have no partner"
+        " in the other batches: leave it out"
     )
     if before[layer] and after[layer]:
         text += f", name the calls that every batch has, as in layers=[{layer + ':0'!r}],"
@@ -356,14 +358,15 @@ def in_order(a: Calls, b: Calls) -> list[tuple[str, str]]:
     one, other = a.entry.asked, b.entry.asked
     if a.entry.several or b.entry.several:
         raise ValueError(
-            f"{one!r} stands for {len(a.names)} layers in {a.network} ({', '.join(a.names)}), "
+            f"{one!r} stands for {counted(len(a.names), 'layer')} in {a.network}"
+            f" ({', '.join(a.names)}), "
             f"{other!r} for {len(b.names)} in {b.network} ({', '.join(b.names)}): "
             f"pair them by name, as in ({a.names[0]!r}, {b.names[0]!r})"
         )
     first = f"{one}:0", f"{other}:0"
     raise ValueError(
-        f"layer {one!r} ran {len(a.names)} times in {a.network} and {other!r} "
-        f"{len(b.names)} times in {b.network}: pair single calls, as in {first}"
+        f"layer {one!r} ran {counted(len(a.names), 'time')} in {a.network} and {other!r} "
+        f"{counted(len(b.names), 'time')} in {b.network}: pair single calls, as in {first}"
     )
 
 # %% ../../nbs/engine/pairing.ipynb #a0444114

@@ -51,6 +51,7 @@ from submatch_nb.engine.shuffling import (
     window_size,
 )
 from .sums import State
+from .texts import counted
 
 # %% ../../nbs/engine/passes.ipynb #df9da290
 Edge = tuple[View, View]
@@ -405,8 +406,9 @@ class Pass:
                 ' or average them: positions="pooled"'
             )
         if self.sizes.setdefault(view, part.shape[1]) != part.shape[1]:
+            neurons = counted(part.shape[1], "neuron")
             raise ValueError(
-                f"{part.shape[1]} neurons in {self.networks[view.network]}, and {self.sizes[view]}"
+                f"{neurons} in {self.networks[view.network]}, and {self.sizes[view]}"
                 " in the first batch: an axis of another size counts no neurons; say which one"
                 " does, neurons={name or pattern: axis}"
             )
@@ -418,7 +420,8 @@ class Pass:
         """Raises ValueError where outputs are no longer one for each input."""
         if len(part) != len(batch.inputs):
             raise ValueError(
-                f"there are outputs for {len(part)} inputs, not for {len(batch.inputs)}, as there"
+                f"there are outputs for {counted(len(part), 'input')}, not for"
+                f" {len(batch.inputs)}, as there"
                 " were in the first batch"
             )
 
@@ -528,8 +531,8 @@ class Pass:
         expected = self.total if self.share is None else self.share.stop
         if self.request.sampled is not None and self.place != expected:
             raise ValueError(
-                f"the data held {self.place:,} inputs, not the {expected:,} that its length says,"
-                " so the draws are not what they should be"
+                f"the data held {counted(self.place, 'input')}, not the {expected:,} that its"
+                " length says, so the draws are not what they should be"
             )
         check_enough(self.request, self.images)
         for window in self.windows.cut():
@@ -603,8 +606,8 @@ def untold(laid: Sequence[Bundle], outputs: Sequence[Outputs], inputs: int) -> s
     shape = tuple(outputs[view.network][view.layer].shape)
     return (
         f"layer {view.layer!r}: its images cannot be told from its positions, as it puts out"
-        f" {shape} for {inputs} inputs; it has no null and no intervals. For these name a layer"
-        " whose first axis is the inputs'; null=0, groups=0 asks for none"
+        f" {shape} for {counted(inputs, 'input')}; it has no null and no intervals. For these name"
+        " a layer whose first axis is the inputs'; null=0, groups=0 asks for none"
     )
 
 

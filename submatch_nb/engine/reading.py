@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler
 
 from .feeding import as_data, batches, collate, count_inputs, inputs_in, is_map
+from .texts import counted
 
 # %% ../../nbs/engine/reading.ipynb #d8442969
 SEED = 0  # of the order in which images are read
@@ -133,9 +134,9 @@ class Stream:
             return np.arange(self.inputs - count, self.inputs)
         ids = self.ids(batch, count)
         if not isinstance(ids, list) or len(ids) != count:
+            given = counted(len(ids) if isinstance(ids, list) else 1, "id")
             raise ValueError(
-                f"images gives {len(ids) if isinstance(ids, list) else 1} ids for a batch of"
-                f" {count} inputs: give one for each"
+                f"images gives {given} for a batch of {counted(count, 'input')}: give one for each"
             )
         self.inputs += count
         return np.array([self.numbered(name) for name in ids], int)
@@ -211,8 +212,8 @@ class Reading:
         ids = images if isinstance(images, np.ndarray) else None
         if ids is not None and self.total not in (None, len(ids)):
             raise ValueError(
-                f"images has {len(ids):,} ids and the data have {self.total:,} inputs: give one"
-                " for each"
+                f"images has {counted(len(ids), 'id')} and the data have"
+                f" {counted(self.total, 'input')}: give one for each"
             )
         if is_numbered(data) and (images is None or ids is not None):
             assert self.total is not None
@@ -255,6 +256,6 @@ class Reading:
                 yield Batch(batch, place, np.arange(place, stream.inputs), images, whole)
         if isinstance(self.ids, np.ndarray) and stream.inputs < len(self.ids):
             raise ValueError(
-                f"images has {len(self.ids):,} ids and the data had {stream.inputs:,} inputs: give"
-                " one for each"
+                f"images has {counted(len(self.ids), 'id')} and the data had"
+                f" {counted(stream.inputs, 'input')}: give one for each"
             )

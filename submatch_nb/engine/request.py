@@ -21,6 +21,7 @@ from .masks import MaskChoice, check_mask
 from .pairing import layer_entries
 from .positions import Positions, Sampled, check_positions
 from .reading import Images
+from .texts import counted
 
 # %% ../../nbs/engine/request.ipynb #8d3a42b6
 Models = Sequence[nn.Module] | Mapping[Any, nn.Module]  # a list, or name -> network
@@ -141,6 +142,6 @@ def check_enough(request: Request, images: int) -> None:
         )
     if request.groups > images and request.groups != GROUPS:
         raise ValueError(
-            f"groups={request.groups}, and the data have {images:,} images: give no more groups"
-            " than images, or groups=0 for no intervals"
+            f"groups={request.groups}, and the data have {counted(images, 'image')}: give no more"
+            " groups than images, or groups=0 for no intervals"
         )

@@ -28,6 +28,7 @@ from .layer import Layer, similarity_at
 from .saving import load_comparison
 from .schemas import Count, Number, closed, conform, reading
 from .tables import chance_columns
+from .texts import counted
 from ..measures import DISTANCES, answer, in_turn
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ class Results:
 
     def __repr__(self) -> str:
         labels = ", ".join(self.labels)
-        return f"Results({self.config.name}: {labels}; {len(self.comparisons)} comparisons)"
+        compared = counted(len(self.comparisons), "comparison")
+        return f"Results({self.config.name}: {labels}; {compared})"
 
     @property
     def labels(self) -> list[str]:
@@ -198,8 +200,7 @@ class Results:
 
     def count(self, label: str) -> str:
         "How many pairs, in words."
-        n = len(self.pairs(label))
-        return f"{n} pair" if n == 1 else f"{n} pairs"
+        return counted(len(self.pairs(label)), "pair")
 
     @cached_property
     def comparisons(self) -> dict[tuple[str, str, Pair], Comparison]:

@@ -17,6 +17,7 @@ import torch
 from .factors import CHUNK
 from .groups import Pair
 from .shuffling import size_in_words, sums_bytes
+from .texts import counted
 
 # %% ../../nbs/engine/room.ipynb #roomfre1
 def _number(path: str, name: str = "") -> float:
@@ -110,9 +111,10 @@ def check_room(needs: Iterable[Need], device: torch.device, held: Held | None = 
         return free - wanted - outputs
     if held and wanted <= free:
         raise ValueError(
-            f"layer {held.layer!r} and those beside it: the outputs for {held.images} images, held"
-            f" together to be shuffled, take {size_in_words(outputs)}, second moments take"
-            f" {size_in_words(wanted)}, and {size_in_words(free)} of memory are free."
+            f"layer {held.layer!r} and those beside it: the outputs for"
+            f" {counted(held.images, 'image')}, held together to be shuffled, take"
+            f" {size_in_words(outputs)}, second moments take {size_in_words(wanted)}, and"
+            f" {size_in_words(free)} of memory are free."
             ' Take one sample of each image (positions="mean"), compare fewer layers at a time, or'
             " ask for no null (null=0)"
         )

@@ -21,6 +21,7 @@ from .moments import Moments
 from .saving import load_several, pack_several
 from .schemas import reading
 from .tables import Epsilons, mean_rows, measure_columns
+from .texts import counted
 from ..figures import draw_depth, draw_matrices, figure_of, similarities
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Comparisons(Mapping[Pair, Comparison]):
     >>> from submatch_nb.explorer import demo_comparison
     >>> comparisons = Comparisons({("seed 0", "seed 1"): demo_comparison()})
     >>> comparisons
-    Comparisons(2 networks, 1 pairs, 6 layers)
+    Comparisons(2 networks, 1 pair, 6 layers)
     >>> comparisons[0, 1] is comparisons["seed 0", "seed 1"]
     True
     """
@@ -111,9 +112,8 @@ class Comparisons(Mapping[Pair, Comparison]):
         return len(self._pairs)
 
     def __repr__(self) -> str:
-        return (
-            f"Comparisons({len(self.names)} networks, {len(self)} pairs, {len(self.layers)} layers)"
-        )
+        sizes = {"network": len(self.names), "pair": len(self), "layer": len(self.layers)}
+        return f"Comparisons({', '.join(counted(n, noun) for noun, n in sizes.items())})"
 
     def _repr_html_(self) -> str:
         return self.table().round(3).to_html()

@@ -26,7 +26,7 @@ from submatch_nb.engine.intervals import (
 )
 from .layer import Layer, mean_of, similarity_at
 from .moments import Moments
-from .texts import progress_bar
+from .texts import counted, progress_bar
 from ..simple import SimpleMatches
 
 if TYPE_CHECKING:
@@ -203,9 +203,9 @@ def simple_columns(
 def sentence(layer: Layer, row: "pd.Series", epsilon: float) -> str:
     "What a paper says of one layer; `row` is the layer's in a table at that epsilon."
     kind = f"{layer.name} ({row['neurons a']} + {row['neurons b']} {layer.neuron}s"
-    samples = f"{row['samples']:,} samples"
+    samples = counted(row["samples"], "sample")
     if layer.images not in (None, row["samples"]):
-        samples += f" of {layer.images:,} images"
+        samples += f" of {counted(layer.images, 'image')}"
     similarity = f"similarity {row[f'ε={epsilon:g}']:.3f} at ε = {epsilon:g}"
     half = f"half of the neurons match at ε = {row['half']:.3f}"
     parts = [f"{similarity} ({_null_in_words(row[f'null ε={epsilon:g}'])})"]

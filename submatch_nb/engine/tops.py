@@ -19,7 +19,7 @@ from .feeding import batches, count_inputs, evaluating
 from .inputs import neuron_indices
 from .masks import MaskChoice
 from .pairing import Network, captured_calls, watching
-from .texts import progress_bar
+from .texts import counted, progress_bar
 
 # %% ../../nbs/engine/tops.ipynb #tops0006
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,8 @@ class TopSamples:
 
     def __repr__(self) -> str:
         return (
-            f"TopSamples({self.layer!r}: {len(self.neurons)} neurons,"
-            f" {self.inputs.shape[1]} inputs each)"
+            f"TopSamples({self.layer!r}: {counted(len(self.neurons), 'neuron')},"
+            f" {counted(self.inputs.shape[1], 'input')} each)"
         )
 
 # %% ../../nbs/engine/tops.ipynb #tops0008
