@@ -237,19 +237,18 @@ def pack_chance(layer: Layer) -> dict[str, Any]:
     "What the page has to know of a layer's chance, as far as it is made."
     profile = profile_of(layer)
     made = ready(layer)
-    shuffles = made.shuffles
-    levels = made.null or shuffles[:1]
+    null = made.null
+    shuffles = made.shuffles  # drawn from the moments where there are too few real ones
     low, high = half_interval(made)[1:]
     several = len(made.left_out) > 1
     return {
         "pending": bool(layer.to_make),
         "shuffles": len(shuffles),
         "about": layer.null_about,
-        "null": _sorted(np.concatenate([*map(critical_values, levels)])) if levels else None,
-        "nullHalf": mean_of(one.half for one in levels) if levels else None,
-        "real": len(made.null) > 0,
-        "any": _any(profile, shuffles, len(made.null) < ENOUGH),
-        "band": _band(shuffles),
+        "null": _sorted(np.concatenate([*map(critical_values, null)])) if null else None,
+        "nullHalf": mean_of(one.half for one in null) if null else None,
+        "any": _any(profile, shuffles, len(null) < ENOUGH),
+        "band": _band(shuffles) if null else None,
         "p": made.p,
         "half": profile.half,
         "halfInterval": [low, high] if several else None,

@@ -372,9 +372,10 @@ def plot_profile(
     ax: "Axes | None" = None,
     baseline: Profile | None = None,
 ) -> "Axes":
-    """Similarity against epsilon, the share of each network, and the chance level.
+    """Similarity against epsilon, and the share of each network alone.
 
-    Below, every neuron at its critical epsilon.
+    Below, every neuron at its critical epsilon. What chance gives is not in a profile:
+    `Comparison.plot_profile` draws it beside, from shuffled images.
 
     Parameters
     ----------
@@ -407,9 +408,6 @@ def plot_profile(
         every = np.concatenate([baseline.x, baseline.y])
         style: dict[str, Any] = {"linewidth": 1.2, "linestyle": "--"}
         draw_share(ax, every, color=matched, label="baseline", **style)
-    if 0 < profile.chance < 1:
-        style = {"color": COLORS["chance"], "linestyle": ":", "linewidth": 2}
-        ax.axvline(profile.chance, label="Gaussian chance level", **style)
     if epsilon is not None:
         share = float(profile.similarity(epsilon))
         label = f"ε = {epsilon:g}: {share:.3f}"

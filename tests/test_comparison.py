@@ -688,6 +688,7 @@ def test_hollow_markers_where_spans_fill_the_space():
 def test_profile_curve(comparison):
     ax = comparison.plot_profile("fc1.relu", epsilon=0.5).axes[0]
     lines = {l.get_label(): l for l in ax.lines}
+    assert not any("Gaussian" in label for label in lines)  # of activations that is not chance
     profile = comparison.profiles["fc1.relu"]
     grid, curve = lines["similarity"].get_data()
     np.testing.assert_array_equal(curve, profile.similarity(grid))
@@ -696,6 +697,10 @@ def test_profile_curve(comparison):
         expected = [np.mean(critical <= within(e)) for e in grid]
         np.testing.assert_array_equal(share, expected)
         assert len(grid) > 500
+    null = comparison["fc1.relu"].null
+    every = np.concatenate([side for one in null for side in (one.x, one.y)])
+    grid, share = lines.pop("images shuffled").get_data()
+    np.testing.assert_array_equal(share, [np.mean(every <= within(e)) for e in grid])
     dot = next(l for label, l in lines.items() if label.startswith("ε = 0.5"))
     assert dot.get_xydata().tolist() == [[0.5, profile.similarity(0.5)]]
     with pytest.raises(

@@ -872,6 +872,21 @@ def test_a_saved_comparison_of_before_says_that_it_has_no_null(page_of, opened):
         assert "null=1" in read["verdict"] and page.errors == []
 
 
+def test_a_shuffle_drawn_from_moments_is_not_shown_as_the_null(page_of, opened):
+    "It gives the p value, which says so; no curve, no band and no level is called null."
+    bare = Comparison({name: replace(one, null=()) for name, one in with_chance().items()})
+    assert np.isnan(bare.table(0.3)["half null"].iloc[0]) and bare["only"].p == 0.005
+    page = opened(page_of(bare, epsilon=0.5))
+    read = page.evaluate(READ)
+    assert read["level"] == "none" and "null" not in page.locator(".half small").inner_text()
+    assert page.locator(".line.null, .band, .chance-mark").count() == 0
+    says = (
+        "has no null, only p = 0.0050 of half-ε among 199 shuffles drawn from the moments: compare"
+    )
+    assert says in read["verdict"] and page.errors == []
+    assert "199 shuffles drawn from" in opened(page_of(with_chance())).evaluate(READ)["verdict"]
+
+
 def test_the_pair_of_layers_of_a_cross_comparison(page_of, opened):
     with pytest.warns(SubmatchWarning, match="unverified"):
         comparison = Comparison.load(SAVED / "crossed.safetensors")

@@ -78,7 +78,7 @@ function reasons(layer, data, observed, level, epsilon = null) { // of half-ε w
     if (p <= data.level && layer.chance.any.drawn) p = null; // drawn, so the real one has to agree
   }
   if (p !== null) { if (p > data.level) found.push(`p > ${data.level}`); return found; }
-  if (level === null || !layer.chance.real) return found;
+  if (level === null) return found;
   const near = epsilon === null ? null : nullAt(layer, within(Math.min(epsilon + data.margin, 1 - 2 ** -53), data.tolerance));
   if ((epsilon === null ? level - observed : observed - level) <= data.margin) found.push(`no more than chance (null ${level.toFixed(2)})`);
   else if (near !== null && observed - near <= data.margin) found.push(`no more than chance (null ${near.toFixed(2)} at an ε ${data.margin} larger)`);
@@ -308,8 +308,9 @@ function render({ model, el }) {
     halfNull.textContent = [chance.nullHalf === null ? "" : `null ${three(chance.nullHalf)}`, chance.halfInterval ? `95 %: ${range2(chance.halfInterval)}` : "", halfWhy.length ? "void" : ""].filter(Boolean).join("; ");
     root.classList.toggle("void", why.length > 0);
     const parts = [why.length ? `Void at this ε: ${why.join("; ")}.` : ""];
-    if (level === null) parts.push("This comparison has no null, so nothing here tells what chance gives: compare again, with null=1, which compare does by itself.");
-    else parts.push(`Null: ${chance.about || "images shuffled"}${chance.p === null ? "" : `; p = ${chance.p.toPrecision(2)} of half-ε among ${chance.shuffles} shuffles`}.`);
+    const p = chance.p === null ? "" : `p = ${chance.p.toPrecision(2)} of half-ε among ${chance.shuffles} shuffles${chance.any.drawn ? " drawn from the moments" : ""}`;
+    if (level === null) parts.push(`This comparison has no null, ${p ? `only ${p}` : "so nothing here tells what chance gives"}: compare again, with null=1, which compare does by itself.`);
+    else parts.push(`Null: ${[chance.about || "images shuffled", p].filter(Boolean).join("; ")}.`);
     if (chance.pending && !can) parts.push("Interval and p value take time: with Python running, or with save_html(comparison, path, seconds=600), they stand here.");
     verdict.textContent = parts.filter(Boolean).join(" ");
   }

@@ -535,6 +535,9 @@ class Comparison(ComparedLayers):
     ) -> "Figure":
         """Similarity of one layer against epsilon, and the share of each network that matches.
 
+        Dotted: the similarity with the images shuffled, the mean over all shuffles; there is no
+        such line where the layer has no null. Hatched: where the similarity says nothing.
+
         Parameters
         ----------
         layer : str
