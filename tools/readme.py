@@ -92,7 +92,7 @@ def readme(text: str) -> tuple[str, dict[str, bytes]]:
     nb.metadata.language_info = {"name": "python"}
     exporter = MarkdownExporter(config=EXPORT)
     text, resources = exporter.from_notebook_node(nb, {"output_files_dir": IMAGES})
-    text = text.replace("![png](", "![Half-ε of each layer, trained, untrained and with shuffled images](")
+    text = text.replace("![png](", "![Half-ε of each layer, trained, untrained and shuffled](")
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\n{3,}", "\n\n", text)
     pictures = {Path(name).name: data for name, data in resources.get("outputs", {}).items()}
