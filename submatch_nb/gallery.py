@@ -57,7 +57,7 @@ def draw_gallery(
     for row, neuron, inputs, places, epsilon in zip(
         axes, top.neurons, top.inputs, top.places, critical, strict=True
     ):
-        row[0].set_ylabel(f"neuron {neuron}\nε {epsilon:.2f}", fontsize=8)
+        row[0].set_ylabel(f"neuron {neuron}\nε {epsilon:.2f}", fontsize=9)
         for k, ax in enumerate(row[:-1]):
             draw_image(ax, images[inputs[k]])
             if len(places[k]):
@@ -65,8 +65,8 @@ def draw_gallery(
         classes = np.bincount(labels[inputs], minlength=10)
         row[-1].bar(range(10), classes, color=COLORS["a"])
         row[-1].set(xticks=range(10), yticks=[], ylim=(0, len(inputs)))
-        row[-1].tick_params(labelsize=7)
-    axes[0, -1].set_title(f"classes of the highest {len(inputs)}", fontsize=8)
+        row[-1].tick_params(labelsize=9)
+    axes[0, -1].set_title(f"classes of the highest {len(inputs)}", fontsize=9)
 
 
 def draw_image(ax: "Axes", image: torch.Tensor) -> None:

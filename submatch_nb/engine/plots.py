@@ -301,13 +301,12 @@ def plot_halves(
     plt.close(fig)
     for ax, (label, table) in zip(axes, first.items(), strict=True):
         by_depth(table.index, ax).set(xlabel=None)
-        ax.tick_params(axis="x", labelsize=7)
         for stage, color in colors_of(table.columns).items():
             ax.plot(table[stage].to_numpy(), "-", color=color, label=stage)
             ax.plot(second[label][stage].to_numpy(), ":", color=color)
         ax.set_title(label, fontsize=10)
     axes[0].set(ylim=(0, 1), ylabel=HALF)
-    axes[-1].legend(frameon=False, fontsize=8, title="second run dotted", title_fontsize=8)
+    axes[-1].legend(frameon=False, fontsize=9, title="second run dotted", title_fontsize=9)
     return fig
 
 
@@ -347,7 +346,7 @@ def plot_half(results: Results, label: str | None = None) -> "Figure":
     table = results.chance[results.chance.network.isin(labels)]
     kinds = {"half": "match", "half centred": "centred match"}
     there = [kind for kind in kinds if table[kind].notna().all()]
-    axes = grid_of(labels, there, 3.4, wide=3.2 + 3.6 * len(there))
+    axes = grid_of(labels, there, 2.9, wide=1.3 + 3.6 * len(there))
     for one, row in zip(labels, axes, strict=True):
         rows = table[table.network == one]
         for ax, kind in zip(row, there, strict=True):
@@ -356,8 +355,12 @@ def plot_half(results: Results, label: str | None = None) -> "Figure":
             ax.set_title(f"{one}: {kinds[kind]}", fontsize=10, loc="left")
             ax.grid(axis="y", color=FAINT, linewidth=0.8)
         row[0].set(ylim=(0, 1.02), ylabel="half-ε (lower: more alike)")
-    axes[0, -1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure_of(axes[0, 0])
+    for ax in axes[:-1].flat:
+        ax.set(xlabel=None)
+    entries = axes[0, 0].get_legend_handles_labels()
+    fig = figure_of(axes[0, 0])
+    fig.legend(*entries, frameon=False, fontsize=9, loc="outside upper center", ncols=3)
+    return fig
 
 
 def _half_lines(ax: "Axes", rows: "pd.DataFrame", kind: str) -> None:
