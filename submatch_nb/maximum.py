@@ -131,8 +131,9 @@ class Profile:
 
     References
     ----------
-    Definition *critical ε, ε-profile* of this project; at one epsilon definition
-    *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Definition *critical ε, ε-profile* of this project. At one epsilon
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition
+    *maximum match*.
 
     Examples
     --------
@@ -536,7 +537,8 @@ def max_match_similarity(
 
     References
     ----------
-    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition
+    *maximum match*.
 
     Examples
     --------

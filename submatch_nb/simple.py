@@ -222,8 +222,8 @@ class SimpleMatches(Sequence[Match]):
 
     References
     ----------
-    Definition *simple match* and theorem *decomposition, characterisation* of
-    Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition *simple match*
+    and theorem *decomposition, characterisation*.
 
     Examples
     --------
@@ -572,8 +572,8 @@ class MinimalMatches(Sequence[Match]):
 
     References
     ----------
-    Definition *v-minimal match* and Algorithm 3 of Wang et al. 2018,
-    doi:10.48550/arXiv.1810.11750; theorem *enumeration* of this project.
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, Algorithm 3; here definition
+    *v-minimal match*, and theorem *enumeration* of this project.
 
     Examples
     --------

@@ -502,7 +502,8 @@ def is_stable(
 
     References
     ----------
-    Definition *(ε, λ)-stability* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition
+    *(ε, λ)-stability*.
 
     Examples
     --------

@@ -237,7 +237,7 @@ class Comparison(ComparedLayers):
 
     References
     ----------
-    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750.
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition *maximum match*.
 
     Examples
     --------

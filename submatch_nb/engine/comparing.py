@@ -222,7 +222,7 @@ def compare(
 
     References
     ----------
-    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750; at every
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition *maximum match*; at every
     epsilon at once, theorem *the ε-profile* of this project.
 
     Examples
@@ -306,7 +306,7 @@ def compare_all(
 
     References
     ----------
-    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750; at every
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition *maximum match*; at every
     epsilon at once, theorem *the ε-profile* of this project.
 
     Examples
@@ -405,7 +405,7 @@ def compare_activations(
 
     References
     ----------
-    Definition *maximum match* of Wang et al. 2018, doi:10.48550/arXiv.1810.11750; at every
+    Wang et al. 2018, doi:10.48550/arXiv.1810.11750, here definition *maximum match*; at every
     epsilon at once, theorem *the ε-profile* of this project.
 
     Examples
