@@ -375,6 +375,41 @@ def test_a_report_says_what_says_nothing():
     assert "The similarity says nothing: " in few and "(15 ≤ 20)" in few
 
 
+def test_no_p_is_said_to_be_zero():
+    alike, other = Profile([0.1], [0.1], 100), Profile([0.9], [0.9], 100)
+    layer = Layer("fc2", ("fc2", "fc2"), "channel", profile=alike, null=(other,) * 2999)
+    comparison = Comparison({"fc2": layer})
+    assert comparison.table()["p"]["fc2"] == 1 / 3000
+    assert "p = 0.0003, corrected for all layers 0.0003" in comparison.report()
+
+
+def test_a_report_of_several_networks_has_the_numbers_of_their_table():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(300, 6))
+    noise = [base + 0.3 * rng.normal(size=(300, 6)) for _ in range(3)]
+    pairs = {}
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        sides = ({"loud": noise[k], "none": rng.normal(size=(300, 6))} for k in (a, b))
+        pairs[a, b] = compare_activations(*sides, groups=0)
+    several = Comparisons(pairs)
+    row = several.table(0.4).loc["loud"]
+    first, loud, none = several.report(0.4).splitlines()
+    assert first.endswith("of neurons as they are. Means over 3 pairs of 3 networks.")
+    assert loud == (
+        f"loud (6 neurons, 300 samples): similarity {row['ε=0.4']:.3f} at ε = 0.4 (95 % interval"
+        f" over networks {row['low ε=0.4']:.3f} to {row['high ε=0.4']:.3f}; images shuffled:"
+        f" {row['null ε=0.4']:.3f}); half of the neurons match at ε = {row['half']:.3f} (95 %"
+        f" interval over networks {row['half low']:.3f} to {row['half high']:.3f}; images shuffled:"
+        f" {row['half null']:.3f})."
+    )
+    void = sum(c["none"].void() for c in pairs.values())
+    assert void >= 2 and f"The half-ε says nothing in {void} of 3 pairs." in none
+    two = Comparisons({(0, 1): pairs[0, 1]}).report(0.4)
+    assert "Means over 1 pair of 2 networks." in two and "interval" not in two
+    with pytest.raises(ValueError, match="epsilon"):
+        several.report(1.5)
+
+
 def test_simple_matches_of_a_centred_comparison_are_affine():
     X, Y = digits_layers()
     plain, centred = (

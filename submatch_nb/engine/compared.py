@@ -36,6 +36,7 @@ from submatch_nb.engine.tables import (
     draw_similarities,
     grid_of,
     half_interval,
+    heading,
     layer_grid,
     layer_row,
     make_profiles,
@@ -419,9 +420,7 @@ class Comparison(ComparedLayers):
         """
         epsilon = check_epsilon(epsilon)
         table = self.table(epsilon)
-        centered = any(layer.centered for layer in self.values())
-        what = "affine match, of neurons less their means" if centered else "of neurons as they are"
-        lines = [f"Neuron-activation subspace match (Wang et al. 2018), {what}."]
+        lines = [heading(self.values())]
         lines += [sentence(layer, table.loc[name], epsilon) for name, layer in self.items()]
         return "\n".join(lines)
 

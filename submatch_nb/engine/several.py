@@ -14,13 +14,19 @@ from .analysis import profile_of, saying
 from .compared import Comparison, baselines_of
 from .files import save_tensors
 from .halves import draw_halves
-from .inputs import EPSILONS, Sides, check_choice, check_epsilons
+from .inputs import EPSILONS, Sides, check_choice, check_epsilon, check_epsilons
 from .intervals import SHARE, Interval, network_interval
 from .layer import Layer
 from .moments import Moments
 from .saving import load_several, pack_several
 from .schemas import reading
-from .tables import Epsilons, mean_rows, measure_columns
+from submatch_nb.engine.tables import (
+    Epsilons,
+    heading,
+    mean_rows,
+    mean_sentence,
+    measure_columns,
+)
 from .texts import counted
 from ..figures import draw_depth, draw_matrices, figure_of, similarities
 
@@ -187,6 +193,36 @@ class Comparisons(Mapping[Pair, Comparison]):
 
         each = {pair: table(comparison) for pair, comparison in self.items()}
         return pd.concat(each, names=["a", "b", "layer"])
+
+    def report(self, epsilon: float = 0.3) -> str:
+        """What a paper says of the comparisons, a line for each layer.
+
+        Parameters
+        ----------
+        epsilon : float
+            In [0, 1).
+
+        Returns
+        -------
+        str
+            The mean over all pairs of the similarity at epsilon and of the half-epsilon of each
+            layer, with what chance gives and the 95 % interval over networks, as `table` has them;
+            and in how many pairs a number says nothing.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an epsilon that is no number in [0, 1).
+        """
+        epsilon = check_epsilon(epsilon)
+        table = self.table(epsilon)
+        by_name = {name: [c[name] for c in self.values()] for name in self.layers}
+        about = heading(layer for layers in by_name.values() for layer in layers)
+        pairs, networks = counted(len(self), "pair"), counted(len(self.names), "network")
+        lines = [f"{about} Means over {pairs} of {networks}."]
+        for name, layers in by_name.items():
+            lines.append(mean_sentence(layers, table.loc[name], epsilon))
+        return "\n".join(lines)
 
     def matrix(self, epsilon: float = 0.3) -> "pd.DataFrame":
         """Mean similarity over all pairs of every layer with every layer, at epsilon in [0, 1).

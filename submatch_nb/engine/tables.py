@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Epsilons', 'MEASURES', 'LIMITS', 'Columns', 'Networks', 'draw_similarities', 'spread', 'layer_row', 'chance_columns',
            'chance_table', 'half_interval', 'make_profiles', 'measure_columns', 'say_missing', 'measured',
-           'simple_columns', 'sentence', 'layer_grid', 'grid_of', 'interval_over_networks', 'mean_rows']
+           'simple_columns', 'heading', 'sentence', 'mean_sentence', 'layer_grid', 'grid_of', 'interval_over_networks',
+           'mean_rows']
 
 # %% ../../nbs/engine/tables.ipynb #beee2b99
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -200,6 +201,13 @@ def simple_columns(
     }
 
 # %% ../../nbs/engine/tables.ipynb #rep00002
+def heading(layers: Iterable[Layer]) -> str:
+    "What the sentences are about."
+    centered = any(layer.centered for layer in layers)
+    what = "affine match, of neurons less their means" if centered else "of neurons as they are"
+    return f"Neuron-activation subspace match (Wang et al. 2018), {what}."
+
+
 def sentence(layer: Layer, row: "pd.Series", epsilon: float) -> str:
     "What a paper says of one layer; `row` is the layer's in a table at that epsilon."
     kind = f"{layer.name} ({row['neurons a']} + {row['neurons b']} {layer.neuron}s"
@@ -231,8 +239,42 @@ def _beside_half(row: "pd.Series") -> list[str]:
         parts.append(f"95 % interval over images {row['half low']:.3f} to {row['half high']:.3f}")
     parts.append(_null_in_words(row["half null"]))
     if not np.isnan(row["p"]):
-        parts.append(f"p = {row['p']:.3f}, corrected for all layers {row['p Holm']:.3f}")
+        p, corrected = (_p_in_words(row[name]) for name in ("p", "p Holm"))
+        parts.append(f"p = {p}, corrected for all layers {corrected}")
     return parts
+
+
+def _p_in_words(p: float) -> str:
+    "Three digits; one that counts where these are 0, which no p is."
+    return f"{p:.3f}" if p >= 0.0005 else f"{p:.1g}"
+
+
+def mean_sentence(layers: Sequence[Layer], row: "pd.Series", epsilon: float) -> str:
+    "The same of one layer in several pairs of networks; `row` is that of the table of means."
+    at = f"ε={epsilon:g}"
+    kind = f"{layers[0].name} ({counted(round(row['neurons']), layers[0].neuron)}"
+    similarity = f"similarity {row[at]:.3f} at ε = {epsilon:g}"
+    half = f"half of the neurons match at ε = {row['half']:.3f}"
+    parts = [
+        f"{similarity} ({_beside_mean(row[f'low {at}'], row[f'high {at}'], row[f'null {at}'])})",
+        f"{half} ({_beside_mean(row['half low'], row['half high'], row['half null'])})",
+    ]
+    text = f"{kind}, {counted(row['samples'], 'sample')}): {'; '.join(parts)}."
+    for what, void in (
+        ("The similarity", sum(layer.void(epsilon) for layer in layers)),
+        ("The half-ε", sum(layer.void() for layer in layers)),
+    ):
+        if void:
+            text += f" {what} says nothing in {void} of {counted(len(layers), 'pair')}."
+    return text
+
+
+def _beside_mean(low: float, high: float, null: float) -> str:
+    "The interval of a mean, where there is one, and its null, in words."
+    beside = _null_in_words(null)
+    if np.isnan(low):
+        return beside
+    return f"95 % interval over networks {low:.3f} to {high:.3f}; {beside}"
 
 # %% ../../nbs/engine/tables.ipynb #aa26db49
 def layer_grid(layers: Iterable[Layer]) -> "pd.DataFrame | None":
