@@ -310,6 +310,18 @@ def pack(explored: Explored, untrained: Explored | None = None) -> dict[str, Any
 
     Nothing is searched for: of v-minimal matches, intervals and p values only what is known.
 
+    Parameters
+    ----------
+    explored : Comparison or Comparisons
+        What the page shows.
+    untrained : Comparison or Comparisons, optional
+        Of the same layers, whose curve is drawn beside.
+
+    Returns
+    -------
+    dict
+        What is written into the page.
+
     Raises
     ------
     ValueError
@@ -367,6 +379,15 @@ def prepare(explored: Explored, state: dict[str, Any], seconds: float = SECONDS)
     """Search for v-minimal matches and make what intervals and p values take, for some seconds.
 
     The layer of `state` comes first. Shows a bar after two seconds.
+
+    Parameters
+    ----------
+    explored : Comparison or Comparisons
+        What the page shows.
+    state : dict
+        What is chosen: "pair" and "layer".
+    seconds : float
+        How long to search, at least 0.
 
     Raises
     ------

@@ -320,6 +320,11 @@ def draw_depth(
     ax
         Axes to draw on; None: those of a new figure.
 
+    Returns
+    -------
+    Axes
+        With a line for each epsilon.
+
     Notes
     -----
     A circle is hollow where the similarity is void, and crossed where it is trivial; of several
@@ -601,6 +606,17 @@ def draw_matrices(
         Of the figure in inches, at most.
     ax
         Axes for one heat map; None: those of a new figure.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        For an epsilon outside [0, 1), and where axes are given for more than one heat map.
+    TypeError
+        For an epsilon that is no number.
     """
     epsilons = check_epsilons(epsilon)
     if ax is not None:

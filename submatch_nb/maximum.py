@@ -125,7 +125,7 @@ class Profile:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         For critical values or a count that are no numbers, and for x and y that do not
         have one axis each.
 

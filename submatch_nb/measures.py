@@ -345,6 +345,11 @@ def value_of(measure: str) -> Value:
         at any ε, of the profile that the layer has; with " centred" after it of the
         affine match, which takes moments.
 
+    Returns
+    -------
+    function
+        Layer -> float.
+
     Raises
     ------
     TypeError, ValueError

@@ -3,8 +3,10 @@
 import ast
 import dataclasses
 import inspect
+import pkgutil
 import re
 import textwrap
+from importlib import import_module
 
 import pytest
 
@@ -51,7 +53,7 @@ def sections(text):
 
 def named(text):
     "What a section of parameters names: `x, y : int` is two."
-    heads = re.findall(r"^(\w[\w, ]*?)(?: : .*)?$", text, re.MULTILINE)
+    heads = re.findall(r"^\*{0,2}(\w[\w, ]*?)(?: : .*)?$", text, re.MULTILINE)
     return {name for head in heads for name in head.split(", ")}
 
 
@@ -71,8 +73,8 @@ def raises(thing):
     return any(isinstance(node, ast.Raise) for node in ast.walk(tree))
 
 
-def faults(thing, name):
-    "What the docstring of a public name lacks."
+def faults(thing):
+    "What a docstring lacks."
     text = inspect.getdoc(thing) or ""
     found = sections(text)
     if list(found) != [one for one in SECTIONS if one in found]:
@@ -92,18 +94,54 @@ def faults(thing, name):
             yield "no Returns"
     if raises(thing) and "Raises" not in found:
         yield "no Raises"
-    told = found.get("References", "") + found.get("Notes", "")
-    if name not in NO_SOURCE and not SOURCE.search(told):
-        yield "no source"
+
+
+def has_source(thing):
+    "Does it say where what it computes is defined or proved?"
+    found = sections(inspect.getdoc(thing) or "")
+    return SOURCE.search(found.get("References", "") + found.get("Notes", "")) is not None
+
+
+def with_sections():
+    "What else the modules of the book hand out, if its docstring has sections."
+    for _, module, is_folder in pkgutil.iter_modules(submatch_nb.__path__):
+        if is_folder or module == "__main__":
+            continue
+        held = import_module(f"submatch_nb.{module}")
+        for name in getattr(held, "__all__", ()):
+            thing = getattr(held, name)
+            if name not in NAMES and callable(thing) and HEAD.search(inspect.getdoc(thing) or ""):
+                yield pytest.param(thing, id=f"{module}.{name}")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_docstring_has_its_sections(name):
-    assert list(faults(getattr(submatch_nb, name), name)) == []
+    thing = getattr(submatch_nb, name)
+    assert list(faults(thing)) == []
+    assert has_source(thing) != (name in NO_SOURCE)
 
 
-def test_what_needs_no_source_has_none_to_give():
-    "A name in the list that cites something, or is not public, does not belong there."
-    for name in NO_SOURCE:
-        text = sections(inspect.getdoc(getattr(submatch_nb, name))).get("References", "")
-        assert not SOURCE.search(text), name
+@pytest.mark.parametrize("thing", list(with_sections()))
+def test_a_docstring_with_one_section_has_all_of_them(thing):
+    assert list(faults(thing)) == []
+
+
+def wrong(x, y=1):
+    """Adds.
+
+    Parameters
+    ----------
+    x : int
+    Raises
+    ------
+    """
+    if x:
+        raise ValueError(x)
+    return x + y
+
+
+def test_what_a_docstring_lacks_is_noticed():
+    assert list(faults(wrong)) == ["no empty line before Raises", "no word on y", "no Returns"]
+    wrong.__doc__ = "Adds."
+    assert list(faults(wrong)) == ["no word on x, y", "no Returns", "no Raises"]
+    assert not has_source(wrong)

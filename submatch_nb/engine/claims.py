@@ -59,6 +59,11 @@ def all_halves(results: Results) -> dict[str, "pd.DataFrame"]:
 def gains(results: Results) -> "pd.DataFrame":
     """What training has made more alike, by part of the network.
 
+    Parameters
+    ----------
+    results : Results
+        Of a run.
+
     Returns
     -------
     DataFrame
@@ -406,6 +411,11 @@ CLAIMS = (
 
 def claims(results: Results) -> "pd.DataFrame":
     """Every claim for every architecture of a run.
+
+    Parameters
+    ----------
+    results : Results
+        Of a run.
 
     Returns
     -------

@@ -104,6 +104,11 @@ def batches(data: Any, batch_size: int = 128) -> Iterable:
     batch_size
         Inputs in a batch, where `data` does not come in batches.
 
+    Returns
+    -------
+    iterable
+        Of batches, as the data have them, or of `batch_size` inputs.
+
     Raises
     ------
     TypeError

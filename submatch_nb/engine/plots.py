@@ -154,6 +154,10 @@ def plot_similarity(
         Of the config's; all of them by default.
     stage : str
         "trained", or "epoch 2", ...
+
+    Returns
+    -------
+    Figure
     """
     chosen = results.config.epsilon if epsilon is None else np.atleast_1d(epsilon)
     for one, ax in panels(results, label).items():
@@ -214,6 +218,10 @@ def plot_heat(results: Results, label: str, stage: str = "trained") -> "Figure":
         Of one architecture.
     stage : str
         "trained", "untrained", "epoch 2", ...
+
+    Returns
+    -------
+    Figure
     """
     heat = similarity_everywhere(results, label, stage)
     layers = list(summary(results, label, stage).index)
@@ -243,6 +251,10 @@ def plot_training(results: Results, label: str | None, epsilon: float) -> "Figur
         Of one architecture; None: all, side by side.
     epsilon : float
         One of the config's.
+
+    Returns
+    -------
+    Figure
     """
     for one, ax in panels(results, label).items():
         stages = results.experiment(one).stages
@@ -265,6 +277,10 @@ def plot_width(results: Results, epsilon: float) -> "Figure":
         Of networks of one architecture.
     epsilon : float
         One of the config's.
+
+    Returns
+    -------
+    Figure
     """
     there = [label for label in results.labels if results.pairs(label)]
     lost = [label for label in results.labels if not results.pairs(label)]
@@ -291,6 +307,10 @@ def plot_halves(
     ----------
     first, second : mapping
         Architecture -> `half_epsilons` of a run; the second is dotted.
+
+    Returns
+    -------
+    Figure
     """
     import matplotlib.pyplot as plt
 
@@ -319,6 +339,10 @@ def plot_half_widths(by_width: Mapping[str, "pd.DataFrame"], title: str) -> "Fig
         Width -> `half_epsilons`.
     title : str
         Of the figure.
+
+    Returns
+    -------
+    Figure
     """
     ax = by_depth(next(iter(by_width.values())).index)
     for width, color in colors_of(by_width).items():
@@ -341,6 +365,10 @@ def plot_half(results: Results, label: str | None = None) -> "Figure":
     results : Results
     label : str, optional
         Of one architecture; by default all, one below the other.
+
+    Returns
+    -------
+    Figure
     """
     labels = labels_of(results, label)
     table = results.chance[results.chance.network.isin(labels)]
@@ -395,6 +423,10 @@ def plot_sizes(
         Of one architecture; by default all, one below the other.
     layers : sequence of str, optional
         By default the first and the last.
+
+    Returns
+    -------
+    Figure
 
     Raises
     ------

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 def accuracies(results: Results) -> "pd.DataFrame":
     """How many networks of each architecture there are, and how well they do.
 
+    Parameters
+    ----------
+    results : Results
+        Of a run.
+
     Returns
     -------
     DataFrame
@@ -50,6 +55,15 @@ def accuracies(results: Results) -> "pd.DataFrame":
 def summary(results: Results, label: str, stage: str = "trained") -> "pd.DataFrame":
     """Similarity by layer and epsilon, over all pairs of one architecture.
 
+    Parameters
+    ----------
+    results : Results
+        Of a run.
+    label : str
+        Of one architecture.
+    stage : str
+        "trained", "untrained", "epoch 2", ...
+
     Returns
     -------
     DataFrame
@@ -69,6 +83,13 @@ def summary(results: Results, label: str, stage: str = "trained") -> "pd.DataFra
 # %% ../../nbs/engine/summaries.ipynb #443d62c7
 def half_epsilons(results: Results, label: str) -> "pd.DataFrame":
     """The ε at which half of each layer matches, the mean over the pairs of one architecture.
+
+    Parameters
+    ----------
+    results : Results
+        Of a run.
+    label : str
+        Of one architecture.
 
     Returns
     -------

@@ -128,6 +128,10 @@ def recipe_for(architecture: str, **changes: Any) -> Recipe:
     **changes
         What to do otherwise, such as epochs=20.
 
+    Returns
+    -------
+    Recipe
+
     Examples
     --------
     >>> recipe_for("vgg16", epochs=20).rate
