@@ -414,8 +414,8 @@ def identify_layers(comparisons: "Comparisons", measure: str | Value) -> Identif
     Raises
     ------
     TypeError, ValueError
-        For a name that is no measure, and where not every layer met every layer over
-        the same samples.
+        For a name that is no measure, for one comparison in place of several by pair,
+        and where not every layer met every layer over the same samples.
 
     References
     ----------
@@ -488,10 +488,15 @@ def answer(scores: Sequence[float], layers: Sequence[str]) -> str:
 # %% ../nbs/09_measures.ipynb #089f04c3
 def layers_that_met(comparisons: "Comparisons") -> list[str]:
     """Names of the layers. Raises ValueError where not every layer met every layer over
-    the same samples.
+    the same samples, TypeError for one comparison.
     """
     remedy = 'compare_all(networks, data, "cross", positions="mean")'
     for pair, comparison in comparisons.items():
+        if not isinstance(comparison, Mapping):
+            raise TypeError(
+                "identification takes comparisons of several networks, by pair, not one "
+                f"comparison: {remedy}, or Comparisons({{('a', 'b'): comparison}})"
+            )
         met = [cell.names for cell in comparison.values()]
         layers = list(dict.fromkeys(a for a, _ in met))
         if set(met) != set(product(layers, layers)) or len(layers) < 2:

@@ -540,6 +540,12 @@ def test_what_is_no_number_is_no_answer():
     assert found.hits == 6 and found.table.loc["layer3", "none"] == 2
 
 
+def test_one_comparison_is_no_identification():
+    X, Y = make("relu_features", 8)
+    with pytest.raises(TypeError, match="several networks, by pair, not one comparison: compare_"):
+        identify_layers(compare_activations(X, Y, progress=False), "cka")
+
+
 def test_the_numbers_that_names_stand_for():
     X, Y = make("relu_features", 8)
     plain, affine = epsilon_profile(X, Y), epsilon_profile(X, Y, center=True)
