@@ -230,10 +230,14 @@ class Profile:
         TypeError, ValueError
             For an epsilon that is no number in [0, 1).
         """
-        check = np.vectorize(lambda e: within(check_epsilon(e)), otypes=[float])
-        below = np.searchsorted(self._sorted, check(epsilon), side="right")
-        share = below / len(self._sorted)
-        return float(share) if np.ndim(epsilon) == 0 else share
+        n = len(self._sorted)
+        if isinstance(epsilon, float):  # the usual case, at hundreds of shuffles
+            limit = within(check_epsilon(epsilon))
+            return float(self._sorted.searchsorted(limit, "right") / n)
+        several = [within(check_epsilon(e)) for e in np.ravel(epsilon)]
+        below = self._sorted.searchsorted(several, "right")
+        share = (below / n).reshape(np.shape(epsilon))
+        return float(share) if share.ndim == 0 else share
 
     def match(self, epsilon: float) -> Match:
         """The maximum match at epsilon.

@@ -1555,3 +1555,26 @@ def test_latex_stars_what_is_void_and_leaves_out_what_there_is_not():
     bare = compare_activations(a, b, null=0, groups=0, images=np.arange(100) // 2, progress=False)
     heads = latex_cells(bare.to_latex(0.3).split("\n")[3])
     assert "null" not in heads and not any("95" in head for head in heads)
+
+
+def test_a_mean_makes_what_it_shows_and_no_more():
+    "Intervals over the images of one pair are in its own table, not in the mean of many."
+    rng = np.random.default_rng(0)
+    matrices = [{"f": rng.standard_normal((90, 4))} for _ in range(3)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        several = Comparisons(
+            {
+                (a, b): compare_activations(matrices[a], matrices[b], progress=False)
+                for a, b in ((0, 1), (0, 2), (1, 2))
+            }
+        )
+    layers = [comparison["f"] for comparison in several.values()]
+    mean = several.table()
+    assert [layer.left_out.missing for layer in layers] == [20] * 3
+    assert [layer.null_drawn.missing for layer in layers] == [0] * 3
+    each = several.table(pairs=True)
+    assert [layer.left_out.missing for layer in layers] == [0] * 3
+    assert each["half low"].notna().all() and several.table().equals(mean)
+    assert mean.loc["f", "half"] == each["half"].mean()
+    assert bool(mean.loc["f", "void"]) == (each["void"].mean() >= 0.5)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TIE', 'ENOUGH', 'LEVEL', 'MARGIN', 'Rows', 'rows_of_images', 'joint_moments', 'with_cross', 'shuffled_moments',
-           'p_value', 'p_at_any', 'leads', 'holm', 'calibrated', 'frame_block', 'null_from_moments', 'void_reasons']
+           'p_value', 'Reach', 'p_at_any', 'p_of_reach', 'leads', 'holm', 'calibrated', 'frame_block',
+           'null_from_moments', 'void_reasons']
 
 # %% ../../nbs/engine/chance.ipynb #83e049b6
 from collections.abc import Iterator, Sequence
@@ -167,6 +168,13 @@ def p_value(observed: float, null: ArrayLike, small: bool = False) -> float:
     return float(1 + beyond.sum()) / (1 + beyond.size)
 
 # %% ../../nbs/engine/chance.ipynb #911042e5
+class Reach(NamedTuple):
+    "Where the profile and its shuffles reach each share of the neurons."
+
+    mean: np.ndarray  # (neurons,) ε of each share, the mean of all profiles
+    lead: np.ndarray  # (shuffles,) how far before it each shuffle reaches some share
+
+
 def p_at_any(observed: "Profile", null: Sequence["Profile"], epsilon: float) -> float:
     """The p value of a similarity at an epsilon that may have been chosen among all.
 
@@ -189,21 +197,23 @@ def p_at_any(observed: "Profile", null: Sequence["Profile"], epsilon: float) -> 
     ----------
     Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.3.
     """
-    mean, lead = leads(observed, null)
-    matched = round(float(observed.similarity(epsilon)) * len(mean))
+    return p_of_reach(observed, leads(observed, null), epsilon)
+
+
+def p_of_reach(observed: "Profile", reach: Reach, epsilon: float) -> float:
+    "The same, where what `leads` gives is known."
+    matched = round(float(observed.similarity(epsilon)) * len(reach.mean))
     if matched == 0:
         return 1.0
-    return p_value(mean[matched - 1] - epsilon, lead)
+    return p_value(reach.mean[matched - 1] - epsilon, reach.lead)
 
 
-def leads(observed: "Profile", null: Sequence["Profile"]) -> tuple[np.ndarray, np.ndarray]:
-    """The ε of each share of the neurons, the mean of all profiles, (neurons,); and how far before
-    it each shuffle reaches some share, (shuffles,).
-    """
+def leads(observed: "Profile", null: Sequence["Profile"]) -> Reach:
+    "Where a profile and its shuffles reach each share of the neurons."
     several = (observed, *null)
     reached = np.sort([critical_values(one) for one in several], axis=1)
     mean = reached.mean(0)
-    return mean, (mean - reached[1:]).max(1)
+    return Reach(mean, (mean - reached[1:]).max(1))
 
 # %% ../../nbs/engine/chance.ipynb #881de8e9
 def holm(p: ArrayLike) -> np.ndarray:
@@ -334,7 +344,7 @@ def void_reasons(
         What a level of fewer than `ENOUGH` shuffles is at an epsilon that is `MARGIN` larger.
     p : float, optional
         The p value that counts, such as one that is corrected for several layers; else that of
-        `observed` among `null`. Read where K is at least `ENOUGH`.
+        `observed` among `null`, where K is at least `ENOUGH`.
     small : bool
         A small number is similar.
 
@@ -349,8 +359,10 @@ def void_reasons(
     if trivial:
         reasons.append(trivial)
     shuffled = np.asarray(null, float)
-    if shuffled.size >= ENOUGH:
-        if (p_value(observed, shuffled, small) if p is None else p) > LEVEL:
+    if p is None and shuffled.size >= ENOUGH:
+        p = p_value(observed, shuffled, small)
+    if p is not None:
+        if p > LEVEL:
             reasons.append(f"p > {LEVEL:g}")
     elif shuffled.size:
         level = shuffled.mean()

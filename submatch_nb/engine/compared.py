@@ -38,10 +38,10 @@ from submatch_nb.engine.tables import (
     half_interval,
     heading,
     layer_grid,
-    layer_row,
     make_profiles,
     measure_columns,
     sentence,
+    similarity_table,
     simple_columns,
 )
 from .texts import counted
@@ -388,14 +388,9 @@ class Comparison(ComparedLayers):
             For a baseline of other layers, and where simple matches or measures take moments that
             are not there.
         """
-        import pandas as pd
-
         epsilons = check_epsilons(epsilon)
         make_profiles(self.values())
-        rows = pd.DataFrame(
-            [layer_row(layer, epsilons) for layer in self.values()],
-            pd.Index(self.layers, name="layer"),
-        )
+        rows = similarity_table(self, epsilons)
         if others := baselines_of(baseline, self):
             for e in epsilons:
                 rows[f"baseline ε={e:g}"] = similarities(others, self.layers, e).mean(0)

@@ -9,7 +9,7 @@ __all__ = ['Item', 'Value', 'Lazy', 'Kept', 'similarity_at', 'mean_of', 'Layer',
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from .inputs import Sides
@@ -17,6 +17,7 @@ from .moments import Moments, Ranks
 from .texts import counted
 
 if TYPE_CHECKING:  # these modules use this one
+    from submatch_nb.engine.chance import Reach
     from submatch_nb.maximum import Profile
 
 # %% ../../nbs/engine/layer.ipynb #lazy0000
@@ -192,7 +193,7 @@ class Layer:
         beside = (self.left_out, drawn)
         return [one for one in beside if isinstance(one, Kept) and one.missing]
 
-    @property
+    @cached_property
     def p(self) -> float | None:
         """How often chance gives a half-epsilon as small; None of fewer than 19 shuffles."""
         from submatch_nb.engine.chance import ENOUGH, p_value
@@ -200,6 +201,15 @@ class Layer:
         if self.profile is None or len(self.shuffles) < ENOUGH:
             return None
         return p_value(self.profile.half, [one.half for one in self.shuffles], small=True)
+
+    @cached_property
+    def reach(self) -> "Reach":
+        """Where the profile and its shuffles reach each share of the neurons."""
+        from submatch_nb.engine.chance import leads
+
+        if self.profile is None:
+            raise ValueError(f"layer {self.name!r} has no profile")
+        return leads(self.profile, self.shuffles)
 
     @property
     def trivial(self) -> bool:
@@ -232,7 +242,7 @@ class Layer:
         larger. Where shuffles were drawn from moments, a similarity has to stand out from the real
         ones, too.
         """
-        from submatch_nb.engine.chance import LEVEL, MARGIN, p_at_any, void_reasons
+        from submatch_nb.engine.chance import LEVEL, MARGIN, p_of_reach, void_reasons
 
         if self.profile is None:
             raise ValueError(f"layer {self.name!r} has no profile")
@@ -242,13 +252,13 @@ class Layer:
             return profile.half if epsilon is None else similarity_at(profile, epsilon)
 
         p = self.p
-        null = self.null if p is None else self.shuffles
         near = None
         if epsilon is not None and p is not None and p > LEVEL:
-            p = p_at_any(self.profile, null, epsilon)
-            if p <= LEVEL and null is not self.null:  # drawn, so the real one has to agree
+            p = p_of_reach(self.profile, self.reach, epsilon)
+            drawn = self.shuffles is not self.null
+            if p <= LEVEL and drawn:  # so the real one has to agree
                 p = None
-                null = self.null
+        null = self.null if p is None else ()
         if epsilon is not None and p is None and null:
             beyond = min(epsilon + MARGIN, math.nextafter(1, 0))
             near = self.null_mean(partial(similarity_at, epsilon=beyond))

@@ -22,10 +22,13 @@ from .saving import load_several, pack_several
 from .schemas import reading
 from submatch_nb.engine.tables import (
     Epsilons,
+    chance_table,
     heading,
+    make_profiles,
     mean_rows,
     mean_sentence,
     measure_columns,
+    similarity_table,
 )
 from .texts import counted
 from ..figures import draw_depth, draw_matrices, figure_of, similarities
@@ -178,11 +181,11 @@ class Comparisons(Mapping[Pair, Comparison]):
         epsilons = check_epsilons(epsilon)
         others = baselines_of(baseline, self)
         if pairs:
+            make_profiles(layer for c in self.values() for layer in c.values())
             return self._stacked(lambda c: c.table(epsilons, None, baseline, measures))
         names = [measures] if isinstance(measures, str) else list(measures)
-        tables = self._stacked(
-            lambda c: c.table(epsilons).assign(**measure_columns(c, names, intervals=False))
-        )
+        make_profiles((layer for c in self.values() for layer in c.values()), intervals=False)
+        tables = self._stacked(lambda c: _without_intervals(c, epsilons, names))
         values = {e: similarities(list(self.values()), self.layers, e) for e in epsilons}
         dashed = {e: similarities(others, self.layers, e) for e in epsilons if others}
         return mean_rows(tables, values, dashed, list(self), names)
@@ -374,3 +377,12 @@ class Comparisons(Mapping[Pair, Comparison]):
             return cls(
                 {pair: Comparison(one.layers, simple=one.simple) for pair, one in found.items()}
             )
+
+
+def _without_intervals(
+    comparison: Comparison, epsilons: Sequence[float], measures: Sequence[str]
+) -> "pd.DataFrame":
+    """The table of one of many pairs: intervals over its images are in no mean."""
+    rows = similarity_table(comparison, epsilons)
+    rows = rows.join(chance_table(comparison, epsilons, intervals=False))
+    return rows.assign(**measure_columns(comparison, measures, intervals=False))

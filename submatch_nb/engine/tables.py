@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Epsilons', 'MEASURES', 'LIMITS', 'Columns', 'Networks', 'draw_similarities', 'spread', 'layer_row', 'chance_columns',
-           'chance_table', 'half_interval', 'make_profiles', 'measure_columns', 'say_missing', 'measured',
-           'simple_columns', 'heading', 'sentence', 'mean_sentence', 'layer_grid', 'grid_of', 'interval_over_networks',
-           'mean_rows']
+           'similarity_table', 'chance_table', 'half_interval', 'make_profiles', 'measure_columns', 'say_missing',
+           'measured', 'simple_columns', 'heading', 'sentence', 'mean_sentence', 'layer_grid', 'grid_of',
+           'interval_over_networks', 'mean_rows']
 
 # %% ../../nbs/engine/tables.ipynb #beee2b99
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -71,7 +71,9 @@ def layer_row(layer: Layer, epsilons: Iterable[float]) -> dict[str, str | int | 
     return row
 
 # %% ../../nbs/engine/tables.ipynb #e1ac7544
-def chance_columns(layer: Layer, epsilons: Iterable[float]) -> dict[str, float | bool | int | None]:
+def chance_columns(
+    layer: Layer, epsilons: Iterable[float], intervals: bool = True
+) -> dict[str, float | bool | int | None]:
     """What stands beside the similarities: chance, half-epsilon and its interval, a p value, ranks,
     images, whether the match is trivial, and whether half-epsilon and the similarities say nothing.
     """
@@ -82,7 +84,8 @@ def chance_columns(layer: Layer, epsilons: Iterable[float]) -> dict[str, float |
         row[f"null ε={e:g}"] = layer.null_mean(partial(similarity_at, epsilon=e))
     row["half"] = profile.half
     row["half null"] = layer.null_mean(lambda shuffle: shuffle.half)
-    row["half low"], row["half high"] = half_interval(layer)[1:]
+    if intervals:
+        row["half low"], row["half high"] = half_interval(layer)[1:]
     row["p"] = np.nan if layer.p is None else layer.p
     ranks = layer.ranks or (None, None, None)
     row |= dict(zip(("rank a", "rank b", "rank both"), ranks, strict=True))
@@ -94,11 +97,21 @@ def chance_columns(layer: Layer, epsilons: Iterable[float]) -> dict[str, float |
     return row
 
 
-def chance_table(layers: Mapping[str, Layer], epsilons: Sequence[float]) -> "pd.DataFrame":
+def similarity_table(layers: Mapping[str, Layer], epsilons: Sequence[float]) -> "pd.DataFrame":
+    "The similarities of several layers, and what they are of."
+    import pandas as pd
+
+    rows = [layer_row(layer, epsilons) for layer in layers.values()]
+    return pd.DataFrame(rows, pd.Index(list(layers), name="layer"))
+
+
+def chance_table(
+    layers: Mapping[str, Layer], epsilons: Sequence[float], intervals: bool = True
+) -> "pd.DataFrame":
     "What stands beside the similarities of several layers, with p corrected for all of them."
     import pandas as pd
 
-    rows = [chance_columns(layer, epsilons) for layer in layers.values()]
+    rows = [chance_columns(layer, epsilons, intervals) for layer in layers.values()]
     table = pd.DataFrame(rows, pd.Index(list(layers), name="layer"))
     table.insert(list(table.columns).index("p") + 1, "p Holm", holm(table["p"]))
     return table
@@ -112,11 +125,13 @@ def half_interval(layer: Layer, level: float = 0.95) -> Interval:
     return jackknife(half, [one.half for one in layer.left_out], level, SHARE)
 
 
-def make_profiles(layers: Iterable[Layer]) -> None:
+def make_profiles(layers: Iterable[Layer], intervals: bool = True) -> None:
     "Make the profiles that intervals and p values take; shows a bar where that takes long."
-    kept = [one for layer in layers for one in layer.to_make]
+    every = [(layer, one) for layer in layers for one in layer.to_make]
+    kept = [one for layer, one in every if intervals or one is not layer.left_out]
     total = sum(one.missing for one in kept)
-    with progress_bar(total=total, desc="intervals and p values", delay=2, leave=False) as bar:
+    what = "intervals and p values" if intervals else "p values"
+    with progress_bar(total=total, desc=what, delay=2, leave=False) as bar:
         for one in kept:
             for number in range(len(one) - one.missing, len(one)):
                 one[number]
