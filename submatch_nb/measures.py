@@ -494,8 +494,8 @@ def layers_that_met(comparisons: "Comparisons") -> list[str]:
     for pair, comparison in comparisons.items():
         if not isinstance(comparison, Mapping):
             raise TypeError(
-                "identification takes comparisons of several networks, by pair, not one "
-                f"comparison: {remedy}, or Comparisons({{('a', 'b'): comparison}})"
+                "identification takes comparisons of several networks, by pair, not "
+                f"one comparison: {remedy}, or Comparisons({{('a', 'b'): comparison}})"
             )
         met = [cell.names for cell in comparison.values()]
         layers = list(dict.fromkeys(a for a, _ in met))
