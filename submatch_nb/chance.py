@@ -111,8 +111,10 @@ def permutation_test(
 
     Notes
     -----
-    Exact for exchangeable images: P(p <= α) <= α, and for half-epsilon, which has
-    hardly any ties, p is uniform. From moments: theorem *shuffles and rotations*.
+    Of activations p is exact for exchangeable images: P(p <= α) <= α, and for
+    half-epsilon, which has hardly any ties, p is uniform. Of moments the null is drawn
+    by theorem *shuffles and rotations*, and p is nearly so: where a few images carry
+    most of a neuron, pass X and Y.
 
     References
     ----------
@@ -132,6 +134,8 @@ def permutation_test(
         raise TypeError(f"shuffles is {shuffles!r}, not a whole number, such as 199")
     if shuffles < 1:
         raise ValueError(f"shuffles is {shuffles}: a test takes at least 1, better 199")
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"seed is {seed!r}, not a whole number from 0 up")
     given = moments_of(X)
     if isinstance(given, Moments):
         if Y is not None:

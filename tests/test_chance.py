@@ -384,6 +384,8 @@ def test_intervals_are_cut_at_their_limits_and_refuse_what_they_cannot_be_of():
     for level in (0, 1, 95):
         with pytest.raises(ValueError, match=f"level is {level}"):
             jackknife(0.9, [0.5, 0.6], level=level)
+    with pytest.raises(TypeError, match="level is '95 %', not a number"):
+        jackknife(0.9, [0.5, 0.6], level="95 %")
 
 
 def test_the_interval_of_a_similarity_counts_critical_values():
@@ -591,6 +593,7 @@ def test_it_says_what_is_wrong():
         (TypeError, "images could name", (moments,), {"images": np.arange(30)}),
         (ValueError, "shuffles is 0", (X, Y), {"shuffles": 0}),
         (TypeError, "shuffles is 2.5", (X, Y), {"shuffles": 2.5}),
+        (ValueError, "seed is -1", (X, Y), {"seed": -1}),
         (ValueError, "outside", (X, Y, 1.0), {}),
         (ValueError, "2 images: chance", (X, Y), {"images": np.arange(30) // 15}),
         (ValueError, "Y has 29", (X, Y[1:]), {}),

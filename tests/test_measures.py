@@ -407,6 +407,16 @@ def layers_for_packages():
     ]
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+@pytest.mark.parametrize("name", MEASURES)
+def test_what_is_too_large_to_square_is_refused_with_a_remedy_that_keeps_the_number(name, scale):
+    X, Y = np.random.default_rng(0).normal(size=(2, 40, 3)) * [1, 10, 100]
+    with pytest.raises(ValueError, match="divide those of each network by their largest value"):
+        MEASURES[name](Moments(X * scale, Y))
+    smaller = X * scale / np.abs(X * scale).max()
+    assert MEASURES[name](Moments(smaller, Y)) == pytest.approx(MEASURES[name](Moments(X, Y)))
+
+
 def test_rsatoolbox_says_the_same():
     "Its Bures similarity is the cosine of the Procrustes angle, its whitened cosine linear CKA."
     rsatoolbox = pytest.importorskip("rsatoolbox", reason="pip install rsatoolbox")

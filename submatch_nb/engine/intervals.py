@@ -7,6 +7,7 @@ __all__ = ['SHARE', 'NO_LIMITS', 'Name', 'leave_one_out', 'Interval', 'quantile'
            'critical_values', 'similarity_interval', 'network_interval']
 
 # %% ../../nbs/engine/intervals.ipynb #c62d66a8
+import numbers
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -89,8 +90,11 @@ def quantile(groups: int, level: float) -> float:
 
     if groups < 2:
         raise ValueError(f"{groups} left out: an interval takes two groups or more")
+    wrong = f"level is {level!r}, not a number in (0, 1): 0.95, say"
+    if not isinstance(level, numbers.Real):
+        raise TypeError(wrong)
     if not 0 < level < 1:
-        raise ValueError(f"level is {level!r}, not a number in (0, 1): 0.95, say")
+        raise ValueError(wrong)
     return float(t.ppf((1 + level) / 2, groups - 1))
 
 
