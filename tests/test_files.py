@@ -148,6 +148,29 @@ def test_odd_names(name, tmp_path):
     assert (tmp_path / name).read_text() == "text" and len(listing(tmp_path)) == 1
 
 
+def test_what_a_killed_writer_left_beside_its_file_is_swept(tmp_path):
+    "A real process, ended while safetensors has a temporary file of its own."
+    path = tmp_path / "tensors"
+    save_tensors(path, "checkpoint", {"a": torch.ones(2)})
+    child = os.fork()
+    if child == 0:
+
+        def deadly(part):
+            part.with_name(".tmpAbCdEf").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        write_whole(path, deadly)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = [found for found in tmp_path.iterdir() if found != path]
+    assert len(left) == 1 and writing._OWN.fullmatch(left[0].name)
+    assert torch.equal(load_tensors(path, "checkpoint")[0]["a"], torch.ones(2))
+    old = time.time() - 10 * 24 * 3600
+    os.utime(left[0], (old, old))
+    save_tensors(path, "checkpoint", {"a": torch.zeros(2)})
+    assert listing(tmp_path) == ["tensors"]
+
+
 def test_leavings_are_swept_only_ours_and_only_old_ones(tmp_path):
     ours = tmp_path / f".submatch-{'0' * 16}.part"
     folder = tmp_path / f".submatch-{'1' * 16}.part"

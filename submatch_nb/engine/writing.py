@@ -128,7 +128,7 @@ def write_whole(path: FilePath, write: Writer, kind: Kind | None = None) -> None
     path : path
         Of the file. Its folder is made where it is missing.
     write : callable
-        Is called with a path in the same folder, of an empty file, and writes there.
+        Is called with a path on the same disk, of an empty file, and writes there.
     kind : Kind, optional
         What it writes: no file of another kind is overwritten. None overwrites any.
 
@@ -142,17 +142,31 @@ def write_whole(path: FilePath, write: Writer, kind: Kind | None = None) -> None
         raise OSError(f"cannot write {path}: it names no file")
     if kind is not None:
         check_free(path, kind)
-    part = path.with_name(_own_name())
     with _named(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sweep(path.parent)
+        with _stage(path.parent) as stage:
+            part = stage / stage.name
             _fill(part, write)
             os.replace(part, path)
-        finally:
-            with suppress(OSError):  # the error that brought us here is the one to show
-                part.unlink(missing_ok=True)
         _keep(path.parent)
+
+
+@contextmanager
+def _stage(folder: Path) -> Iterator[Path]:
+    """A new folder in a folder, which is made too. It goes when the `with` block ends.
+
+    What a writer puts beside its file, as safetensors does, is in there: `sweep` finds it when the
+    writer was killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    stage = folder / _own_name()
+    stage.mkdir()
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(
+            stage, ignore_errors=True
+        )  # the error that brought us here is the one to show
 
 
 @contextmanager
@@ -202,20 +216,14 @@ def write_together(
         Where a file cannot be written; the folder is then as it was.
     """
     folder = Path(folder)
-    stage = folder / _own_name()
     with _named(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder)
-            stage.mkdir()
+        with _stage(folder) as stage:
             (stage / "old").mkdir()
             (stage / "new").mkdir()
             names = [_staged(folder, stage / "new", output) for output in outputs]
             gone = [name for name in family or {} if name not in names]
             gone = [name for name in gone if _is_one(folder / name, (family or {})[name])]
             _exchange(folder, stage, names, gone)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
         _keep(folder)
     return names
 
