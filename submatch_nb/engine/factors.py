@@ -90,8 +90,9 @@ def check_squares(square: torch.Tensor, alive: torch.Tensor) -> None:
     limits = torch.finfo(torch.float64)
     if (alive & (square < limits.tiny / limits.eps)).any() or not torch.isfinite(square).all():
         raise ValueError(
-            "the activations are too large or too small to be squared in float64: divide those of "
-            "each network by their largest value first, or, for matches alone, each neuron by its own"
+            "the activations are too large or too small to be squared in float64: divide those of"
+            " each network by their largest value first, or, for matches alone, each neuron by its"
+            " own"
         )
 
 # %% ../../nbs/engine/factors.ipynb #70946166
