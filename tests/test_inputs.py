@@ -773,8 +773,12 @@ def test_blocks():
         (plain, ["0", "1", "2"]),
     ):
         assert layer_names(net, "block") == blocks
-    with pytest.raises(KeyError, match="no module of kind 'block'"):
+    with pytest.raises(KeyError, match="no module of kind 'block'.*several modules.*name what you"):
         layer_names(perceptron(), "block")
+    for plural in ("blocks", "Conv"):
+        kind = plural.lower().removesuffix("s")
+        with pytest.raises(KeyError, match=f"no layer '{plural}'.*did you mean the kind '{kind}'"):
+            layer_names(perceptron(), plural)
 
 
 def test_functional_activations_have_names():

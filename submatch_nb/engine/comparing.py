@@ -136,8 +136,9 @@ def compare(
         Which layers are compared:
 
         - a kind: "activation" (ReLU, GELU, the sigmoid, ...), "relu" (ReLU, LeakyReLU and the
-          like alone), "conv", "linear", "block" (residual blocks, transformer layers), "all"; of
-          the first two also those that are functions, such as F.relu in a forward;
+          like alone), "conv", "linear", "block" (modules that repeat: residual blocks,
+          transformer layers), "all"; of the first two also those that are functions, such as
+          F.relu in a forward;
         - a name, "layer1.0.relu", or a call of it, "layer1.0.relu:1"; "layer1.0:relu" is an
           activation that the module layer1.0 computes by a function;
         - a pattern, "layer3.*.relu": "*" stands for any text between two dots, "**" for any text;

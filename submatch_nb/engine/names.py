@@ -144,6 +144,9 @@ def unknown_layer(model: nn.Module, name: str, names: Iterable[str]) -> KeyError
     "The error for a layer that is not among the model's `names`, with the nearest of them first."
     names = list(names)
     hint = did_you_mean(name, names)
+    kind = name.lower().removesuffix("s")
+    if not hint and kind in KINDS:
+        hint = f" (did you mean the kind {kind!r}?)"
     wider = name.replace("**", "*").replace("*", "**")
     if "*" in name and any(glob(wider).fullmatch(other) for other in names):
         hint = f" (a * stays between two dots: did you mean {wider!r}?)"
@@ -170,8 +173,11 @@ def none_of_kind(model: nn.Module, kind: Kind, modules: dict[str, nn.Module]) ->
     counts["block"] = len(blocks(model))
     there = [f"{other} ({counts[other]})" for other in KINDS if counts[other]]
     what = "module or function" if kind in FUNCTIONS else "module"
+    meant = ""
+    if kind == "block":
+        meant = ", one of several modules of one class that hold others: name what you mean"
     return KeyError(
-        f"no {what} of kind {kind!r} in {type(model).__name__}; "
+        f"no {what} of kind {kind!r} in {type(model).__name__}{meant}; "
         f"kinds that it has: {', '.join(there) or 'none'}; "
         f"its layers: {', '.join(modules) or 'none'}"
     )
@@ -386,10 +392,11 @@ def layer_names(model: nn.Module, layers: str | Sequence[str] = "activation") ->
         Any `nn.Module`. Wrappers such as `torch.compile`'s are looked through.
     layers
         A kind ("relu", "activation", "conv", "linear", "block", "all"), a name, a pattern such
-        as "layer3.*.relu", or a list of these. A name may end in the number of a call:
-        "layer1.0.relu:1" is the second call in a forward pass. In a pattern "*" stands for any
-        text between two dots, "**" for any text. A string that is a kind is read as a kind; in
-        a list a module of that name goes first.
+        as "layer3.*.relu", or a list of these. A "block" is one of several modules of one class
+        that hold others: residual blocks, transformer layers. A name may end in the number of a
+        call: "layer1.0.relu:1" is the second call in a forward pass. In a pattern "*" stands for
+        any text between two dots, "**" for any text. A string that is a kind is read as a kind;
+        in a list a module of that name goes first.
 
     Returns
     -------
