@@ -370,7 +370,8 @@ class Comparison(ComparedLayers):
             shuffled, the mean over all shuffles, as is every column "null" (`Layer.null_mean`);
             "half" the half-epsilon, with that of the null and its 95 % interval by
             leaving out groups of images. "p" is how often chance gives a half-epsilon as small,
-            empty of fewer than 19 shuffles, and "p Holm" the same corrected for all layers.
+            and "p Holm" the same corrected for all layers. Of fewer than 19 shuffles, chance is
+            drawn from the moments where each sample is an image, and p is empty elsewhere.
             "rank" are the dimensions that neurons span, "images" what was exchangeable. A layer
             is "trivial" where any two networks match (`Layer.trivial`), "void" where its
             half-epsilon says nothing, and "void ε=" where its similarity at that epsilon says
