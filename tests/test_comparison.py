@@ -404,6 +404,7 @@ def test_a_report_of_several_networks_has_the_numbers_of_their_table():
     )
     void = sum(c["none"].void() for c in pairs.values())
     assert void >= 2 and f"The half-ε says nothing in {void} of 3 pairs." in none
+    assert none.count("interval") == 1 and "(images shuffled: 0.000); half" in none
     two = Comparisons({(0, 1): pairs[0, 1]}).report(0.4)
     assert "Means over 1 pair of 2 networks." in two and "interval" not in two
     with pytest.raises(ValueError, match="epsilon"):

@@ -166,8 +166,9 @@ class Comparisons(Mapping[Pair, Comparison]):
             Of the means, "±" is the standard deviation over the pairs, "low" and "high" the 95 %
             interval with the network as the unit (`network_interval`): empty of two networks, as
             one pair does not say how far another would be from it, and where all pairs have one
-            network in common. Neurons and dead neurons are means too, "Gaussian ε" is the lowest,
-            and a mean is "void" where half of the pairs or more are.
+            network in common. Where all pairs agree, as where nothing matches, the interval has no
+            width and says nothing. Neurons and dead neurons are means too, "Gaussian ε" is the
+            lowest, and a mean is "void" where half of the pairs or more are.
 
         Raises
         ------
@@ -209,8 +210,8 @@ class Comparisons(Mapping[Pair, Comparison]):
         -------
         str
             The mean over all pairs of the similarity at epsilon and of the half-epsilon of each
-            layer, with what chance gives and the 95 % interval over networks, as `table` has them;
-            and in how many pairs a number says nothing.
+            layer, with what chance gives and the 95 % interval over networks, as `table` has them,
+            without intervals of no width; and in how many pairs a number says nothing.
 
         Raises
         ------

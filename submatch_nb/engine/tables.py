@@ -285,9 +285,9 @@ def mean_sentence(layers: Sequence[Layer], row: "pd.Series", epsilon: float) -> 
 
 
 def _beside_mean(low: float, high: float, null: float) -> str:
-    "The interval of a mean, where there is one, and its null, in words."
+    "The interval of a mean, where there is one of some width, and its null, in words."
     beside = _null_in_words(null)
-    if np.isnan(low):
+    if np.isnan(low) or low == high:
         return beside
     return f"95 % interval over networks {low:.3f} to {high:.3f}; {beside}"
 
