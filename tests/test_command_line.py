@@ -351,6 +351,30 @@ def test_compare_takes_shuffles_groups_and_centring(trained, folder, tmp_path):
     assert none[["null ε=0.4", "half null", "half low", "p"]].isna().all(axis=None)
 
 
+def test_the_written_table_says_why_a_layer_says_nothing(tmp_path):
+    "Where any two networks match, where chance gives as much, and nothing where it may be read."
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(300, 3))
+    shared = rng.normal(size=(300, 4))
+    for name in "ab":
+        np.savez(
+            tmp_path / f"{name}.npz",
+            low=few @ rng.normal(size=(3, 6)),
+            alike=shared @ rng.normal(size=(4, 4)),
+            noise=rng.normal(size=(300, 5)),
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SubmatchWarning)
+        files = [str(tmp_path / f"{name}.npz") for name in "ab"]
+        assert main(["compare", *files, "--out", str(tmp_path / "out")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "table.csv", index_col="layer")
+    why = table["void because"].fillna("")
+    assert "6 + 6 neurons span 3 dimensions together: any two networks match here" in why["low"]
+    assert (why != "").tolist() == table["void"].tolist() == [True, False, True]
+    saved = Comparison.load(tmp_path / "out" / "comparison.safetensors")
+    assert why.tolist() == ["; ".join(layer.void_reasons()) for layer in saved.values()]
+
+
 def test_compare_activations_takes_shuffles_groups_and_centring(tmp_path):
     rng = np.random.default_rng(0)
     for name in "ab":

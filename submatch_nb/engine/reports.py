@@ -376,7 +376,8 @@ def save_report(
         page = _explorer(comparison, report)
         written["explorer.html"] = " (open it in a browser)", partial(_write, page)
     written["similarity.png"] = " (the figure)", partial(figure.savefig, format="png")
-    written["table.csv"] = "", partial(_write, for_spreadsheet(table).to_csv())
+    sheet = for_spreadsheet(_with_reasons(table, comparison)).to_csv()
+    written["table.csv"] = "", partial(_write, sheet)
     written[f"{kind.lower()}.safetensors"] = f" (for {kind}.load)", comparison.save
     if baseline is not None:
         untrained = " (the same of the untrained networks)"
@@ -385,6 +386,14 @@ def save_report(
     write_together(report.out, outputs, FAMILY)
     lines = [f"  {name}{about}" for name, (about, _) in written.items()]
     return [f"Saved in {report.out}:", *lines]
+
+
+def _with_reasons(table: "pd.DataFrame", comparison: Comparison | Comparisons) -> "pd.DataFrame":
+    "The table of a pair, and in words why the half-epsilon of a layer says nothing."
+    if not isinstance(comparison, Comparison):
+        return table
+    reasons = ["; ".join(layer.void_reasons()) for layer in comparison.values()]
+    return table.assign(**{"void because": reasons})
 
 
 def _write(text: str, part: Path) -> None:
