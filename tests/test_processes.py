@@ -4,10 +4,12 @@ loopback, and give what one process gives.
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ import torch
 from submatch_nb.cli import main
 from submatch_nb.comparison import Comparison, Comparisons
 from submatch_nb.engine import shuffling
+from submatch_nb.engine.files import holds, load_tensors
 from submatch_nb.engine.moments import Moments
 from submatch_nb.engine.processes import cut
 from submatch_nb.engine.reading import order_of
@@ -525,3 +528,92 @@ def test_a_command_that_a_job_starts(who, words, tmp_path):
     lines = [line for line in run.stdout.splitlines() if re.match("2( |$)", line)]
     assert len(lines) == {"one": 1, "all": 4}[who], run.stderr
     assert sum(words in line for line in lines) == {"one": 1, "all": 2}[who]
+
+
+# Killed at any moment
+
+
+PASS = textwrap.dedent("""
+    import sys, time, torch
+    from torch.utils.data import Dataset
+    from submatch_nb.comparison import compare
+    from submatch_nb.engine import collecting
+    from submatch_nb.layers import Sampled
+    from submatch_nb.networks import build, load_data
+
+    torch.set_num_threads(1)
+    collecting.SHARD = 2
+    out = sys.argv[sys.argv.index("--out") + 1]
+    images = torch.stack([x for x, _ in load_data("digits", "all")])
+
+    class Slow(Dataset):
+        def __len__(self): return len(images)
+        def __getitem__(self, i):
+            time.sleep(0.003)
+            return images[i]
+
+    class Stream:
+        def __iter__(self):
+            for batch in images.split(40):
+                time.sleep(0.1)
+                yield batch
+
+    options = dict(batch_size=40, progress=False, resume=f"{out}/sums", null=2)
+    if "sampled" in sys.argv: options["positions"] = Sampled(300, 2, 1)
+    data = Stream() if "stream" in sys.argv else Slow()
+    found = compare(*(build("digits-vgg", seed=seed) for seed in (0, 1)), data, "relu", **options)
+    found.save(f"{out}/comparison.safetensors", moments=True)
+""")
+MOMENTS = {
+    "compare": ["-m", "submatch_nb", "compare", "RUNS", "--split", "all", "--layers", "fc1.relu"],
+    "demo": ["-m", "submatch_nb", "demo"],
+    "pass": ["pass.py", "numbered"],
+    "stream": ["pass.py", "stream"],
+    "sampled": ["pass.py", "sampled"],
+}
+
+
+def run_until(seconds, *command, cwd):
+    "Run a command, and kill it after so many seconds; its exit status."
+    run = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        return run.wait(seconds)
+    except subprocess.TimeoutExpired:
+        run.kill()
+        return run.wait()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", MOMENTS)
+def test_killed_at_random_moments_and_given_again(kind, trained, tmp_path):
+    """Three kills, over and over in one folder, then the command once more: every file is that of
+    an uninterrupted run. (The explorer is not compared: it holds what was found in its time.)
+    """
+    (tmp_path / "pass.py").write_text(PASS)
+    command = [trained[1] if word == "RUNS" else word for word in MOMENTS[kind]]
+    (tmp_path / "straight").mkdir()
+    began = time.monotonic()
+    assert run_until(600, *command, "--out", "straight", cwd=tmp_path) == 0
+    took = time.monotonic() - began
+    out = tmp_path / "out"
+    out.mkdir()
+    moments = random.Random(kind)
+    for _ in range(3):
+        run_until(moments.uniform(0.2, 1) * took, *command, "--out", "out", cwd=tmp_path)
+        for path in out.glob("*.safetensors"):
+            assert load_tensors(path, holds(path))[0], "written whole or not at all"
+    assert run_until(600, *command, "--out", "out", cwd=tmp_path) == 0
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in folder.glob("[!.]*") if path.suffix != ".html"}
+        for folder in (out, tmp_path / "straight")
+    )
+    assert ours.keys() == theirs.keys() and ours
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+    left = [path.name for path in out.glob(".*")]
+    assert all(re.fullmatch(r"\.submatch-[0-9a-f]{16}\.part", name) for name in left), "is swept"
