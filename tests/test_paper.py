@@ -42,6 +42,7 @@ from submatch_nb.paper import (
     plot_half,
     plot_heat,
     plot_similarity,
+    plot_sizes,
     summary,
 )
 from submatch_nb.simple import simple_matches
@@ -256,6 +257,21 @@ def test_summary_is_mean_and_range_of_all_pairs(straight):
     assert list(table["mean"].columns) == list(EPSILONS)
     with pytest.raises(ValueError, match="no pair of 'vgg16'"):
         summary(results, "vgg16")
+
+
+def test_sizes_are_drawn_or_told():
+    "Where a layer has fewer than ten simple matches a sentence says of how many neurons each is."
+    results = Results(Path(__file__).parent.parent / "nbs/results/laptop")
+    label, layers = "resnet18-w0.25", ["conv1.relu", "stage3_1.relu1", "stage4_2.relu2"]
+    axes = plot_sizes(results, label, layers).axes
+    rows = results.distinct.query("network == @label")
+    assert [len(rows[rows.layer == layer]) for layer in layers] == [640, 0, 2]
+    assert [bool(ax.lines) for ax in axes] == [True, False, False]
+    assert [[text.get_text() for text in ax.texts] for ax in axes] == [
+        [],
+        ["nothing matches at any ε"],
+        ["too few simple matches for a curve\n2 at ε = 0.5, of 2, 2 neurons"],
+    ]
 
 
 def test_provenance(straight):
