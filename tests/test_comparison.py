@@ -1032,7 +1032,7 @@ def test_preprocessing_of_each_network(networks, comparison):
         progress=False,
     ).table()
     assert table.loc["fc1.relu", "samples"] == 1797
-    with pytest.raises(ValueError, match="preprocess holds 1 functions for 2 networks"):
+    with pytest.raises(ValueError, match="preprocess holds 1 function for 2 networks"):
         compare(*networks, IMAGES, preprocess=[None], progress=False)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import psutil
+import zmq
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
@@ -75,12 +76,27 @@ async def stalls(kernel: AsyncKernelManager) -> None:
         await asyncio.sleep(IDLE)
 
 
+async def heard(client: NotebookClient) -> None:
+    """Look every second for messages that raised no event, for ever.
+
+    nbclient answers a kernel's widgets with jupyter_client's `Session.send`, past the socket that
+    waits for messages: one that comes at that moment is not noticed. Reading EVENTS notices it.
+    """
+    while True:
+        await asyncio.sleep(1)
+        if client.kc is not None:
+            with contextlib.suppress(zmq.ZMQError):  # the kernel has ended
+                client.kc.shell_channel.socket.get(zmq.EVENTS)
+
+
 async def watched(client: NotebookClient, path: Path) -> None:
     "Execute, unless the kernel stalls."
     work = asyncio.ensure_future(client.async_execute(cwd=path.parent, cleanup_kc=True))
     watch = asyncio.ensure_future(stalls(client.km))
+    ears = asyncio.ensure_future(heard(client))
     await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
     watch.cancel()
+    ears.cancel()
     if not work.done():
         work.cancel()  # which ends the kernel
         await asyncio.gather(work, return_exceptions=True)
