@@ -36,7 +36,6 @@ from pybtex.database import parse_file
 from sphinx.addnodes import pending_xref, pending_xref_condition
 from sphinx.util.typing import stringify_annotation
 
-os.environ["SUBMATCH_QUIET"] = "1"  # no progress bars: what a build has to say are warnings
 NBS = Path(__file__).parent.parent / "nbs"
 REPOSITORY = "https://colab.research.google.com/github/{user}/{repo}/blob/{branch}/nbs/{name}.ipynb"
 KINDS = "theorem|lemma|definition|corollary"
@@ -794,6 +793,7 @@ def only_types(app, doctree):
 
 
 def setup(app):
+    os.environ["SUBMATCH_QUIET"] = "1"  # no progress bars: what a build has to say are warnings
     import conf
 
     app.add_config_value("submatch_cfg", dict(conf.cfg), "env")
