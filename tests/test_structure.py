@@ -6,6 +6,7 @@ import math
 import re
 from itertools import combinations
 
+import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
 import pytest
@@ -501,4 +502,4 @@ def test_the_graph_can_be_drawn():
     assert len(axis.texts) >= len(graph)
     with pytest.raises(KeyError, match="no neuron.*its neurons: x0"):
         plot_dependencies(graph, ("x", 99))
-    axis.figure.clf()
+    plt.close(axis.figure)
