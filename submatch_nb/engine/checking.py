@@ -23,6 +23,7 @@ import numpy as np
 
 from .answers import UnreadableError, same, written
 from .shrinking import Given, Size, Smaller, shrunk, size, smaller
+from .texts import counted
 
 Function = Callable[..., Any]
 
@@ -262,9 +263,7 @@ def checked(exercise: Exercise, function: Function, seed: int = 0) -> Verdict:
             break
     wrong = [trial for trial in trials if trial.problem]
     if not wrong:
-        count = len(trials)
-        inputs = "input" if count == 1 else "inputs"
-        says = "right." if exercise.handed else f"right on {count} {inputs}."
+        says = "right." if exercise.handed else f"right on {counted(len(trials), 'input')}."
         return Verdict(exercise.name, True, says, trials=tuple(trials))
     first = wrong[0].problem
     if first is None or first.fresh:

@@ -239,8 +239,7 @@ def first_equal(Z: torch.Tensor) -> torch.Tensor:
 
 def lowest_in(group: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     "For each the lowest number in its group, both (n,) int64; groups are numbered from 0."
-    size = int(group.max()) + 1
-    lowest = group.new_full((size,), torch.iinfo(group.dtype).max)
+    lowest = torch.full_like(group.bincount(), torch.iinfo(group.dtype).max)
     return lowest.scatter_reduce(0, group, number, "amin")[group]
 
 

@@ -86,8 +86,7 @@ def still_alike(alike: Tensor, Z: Tensor) -> Tensor:
     first = lowest_in(alike[moving], moving)
     new = alike.clone()
     new[moving] = first
-    if len(quiet):
-        new[quiet] = lowest_in(alike[quiet], quiet)
+    new[quiet] = lowest_in(alike[quiet], quiet)
     others = moving[(Z[moving] != Z[first]).any(1)]
     if len(others):
         history = torch.cat([alike[others, None].double(), Z[others]], 1)

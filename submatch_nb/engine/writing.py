@@ -164,9 +164,8 @@ def _stage(folder: Path) -> Iterator[Path]:
     try:
         yield stage
     finally:
-        shutil.rmtree(
-            stage, ignore_errors=True
-        )  # the error that brought us here is the one to show
+        # the error that brought us here is the one to show
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
