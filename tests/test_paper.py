@@ -126,6 +126,36 @@ def test_every_stage_leaves_its_files(straight):
     )
 
 
+def test_an_architecture_with_seeds_of_its_own(straight, tmp_path):
+    "Its networks begin from them, the others from the config's; one pair has no variance."
+    narrow = """
+[[networks]]
+architecture = "digits-vgg"
+width = 0.25
+epochs = 1
+seeds = [7, 1]
+"""
+    path = tmp_path / "toy.toml"
+    path.write_text(TOY + narrow)
+    out = tmp_path / "run"
+    shutil.copytree(straight, out)
+    (out / "config.json").unlink()
+    results = reproduce(path, out, workers=1)
+    wide, narrow = results.labels
+    assert results.members(wide) == ["seed0", "seed1", "seed2"]
+    assert results.members(narrow) == ["seed7", "seed1"]
+    kept = load_checkpoint(out / "networks/digits-vgg-w0.25-seed7.safetensors")
+    assert kept.about["seed"] == 7
+    run = Run(results.config, out, "digits", "cpu")
+    its = results.experiment(narrow)
+    untrained = [load_member(run, its, number, "untrained") for number in range(2)]
+    for model, seed in zip(untrained, (7, 1), strict=True):
+        built = build("digits-vgg", 10, seed, 0.25, (1, 8, 8))
+        assert torch.equal(next(model.parameters()), next(built.parameters()))
+    verdict = claims(results).loc[7, narrow]
+    assert (verdict.here, verdict.agrees) == ("one pair", "cannot be said")
+
+
 def test_results_are_what_compare_gives(straight):
     "Each kept profile against `compare` of the checkpoints, by the library's own route."
     results, images = Results(straight / "results"), load_data("digits", "test")
@@ -648,6 +678,7 @@ def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
         (('"ramp"', '"cosine"'), "schedule is 'cosine': choose steps or ramp"),
         (("[0, 1, 2]", "[0, 0, 1]"), "seeds is"),
         (("[0, 1, 2]", "[0]"), "two or more"),
+        (("width = 0.5", "seeds = [4, 4]"), "digits-vgg: seeds is .*two or more different"),
         (("orders = 2", "orders = 0"), "orders 1 or more"),
         (("width = 0.5", "width = -1"), "above 0"),
         (("orders = 2", "null = -1"), "null must be 0 or more"),
@@ -661,6 +692,10 @@ def test_provenance_is_of_the_call_that_made_something(toy, straight, tmp_path):
         (
             ("during = [1, 2]", 'weights = ["a", "b"]'),
             "with weights nothing is trained: leave out epochs, rate, schedule",
+        ),
+        (
+            ("during = [1, 2]", 'seeds = [4, 5]\nweights = ["a", "b"]'),
+            "with weights nothing is trained: leave out epochs, rate, schedule, seeds",
         ),
         (
             ("[[networks]]", "[networks]"),

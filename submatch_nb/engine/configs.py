@@ -105,6 +105,8 @@ class Experiment:
         Fields of its `Recipe`; None for the paper's.
     during : tuple of int
         Epochs after which the networks are compared too.
+    seeds : tuple of int, optional
+        In place of the config's.
     weights : tuple of str
         In place of training: names of torchvision's weights, or files.
     layers : str
@@ -125,6 +127,7 @@ class Experiment:
     schedule: str | None = None
     precision: str | None = None
     during: tuple = ()
+    seeds: tuple | None = None
     weights: tuple = ()
     layers: str = ""
 
@@ -136,6 +139,8 @@ class Experiment:
             _check_weights(self)
         else:
             _check_during(self)
+        if self.seeds is not None:
+            _check_seeds(self.seeds, self.architecture)
 
     @property
     def label(self) -> str:
@@ -213,6 +218,19 @@ def _check_during(experiment: Experiment) -> None:
             )
 
 
+_SEEDS = 2**46
+
+
+def _check_seeds(seeds: tuple, name: str) -> None:
+    "Raises ValueError for seeds that do not make two networks."
+    good = {s for s in seeds if _is_whole(s) and 0 <= s < _SEEDS}
+    if len(good) < max(2, len(seeds)):
+        raise ValueError(
+            f"{name}: seeds is {list(seeds)}, and must be two or more different"
+            " whole numbers from 0 up, below 2^46"
+        )
+
+
 def _check_weights(experiment: Experiment) -> None:
     "Raises ValueError for weights that do not make two networks, and for a recipe beside them."
     given = experiment.weights
@@ -223,10 +241,11 @@ def _check_weights(experiment: Experiment) -> None:
             f"{experiment.architecture}: give two or more weights of different names,"
             " and no epochs during training"
         )
-    if experiment.changes:
+    seeds = [] if experiment.seeds is None else ["seeds"]
+    if useless := [*experiment.changes, *seeds]:
         raise ValueError(
             f"{experiment.architecture}: with weights nothing is trained:"
-            f" leave out {', '.join(experiment.changes)}"
+            f" leave out {', '.join(useless)}"
         )
 
 # %% ../../nbs/engine/configs.ipynb #c84a771a
@@ -234,9 +253,6 @@ def _paper_epsilons() -> tuple:
     from submatch_nb.engine.inputs import EPSILONS
 
     return EPSILONS
-
-
-_SEEDS = 2**46
 
 
 def is_name(text: str) -> bool:
@@ -255,7 +271,7 @@ class Config:
     data : str
         A name or folder for `load_data`; "" where it must be given.
     seeds : tuple of int
-        A network for each, of each architecture.
+        A network for each, of each architecture that has none of its own.
     epsilon : tuple of float
         Where similarities are read off, each in [0, 1); the paper's five by default.
     samples : int
@@ -311,12 +327,7 @@ class Config:
             raise ValueError(
                 f"name is {self.name!r}: a folder is called so, give letters, digits, - and _"
             )
-        good = {s for s in self.seeds if _is_whole(s) and 0 <= s < _SEEDS}
-        if len(good) < max(2, len(self.seeds)):
-            raise ValueError(
-                f"{self.name}: seeds is {list(self.seeds)}, and must be two or more different"
-                " whole numbers from 0 up, below 2^46"
-            )
+        _check_seeds(self.seeds, self.name)
         _check_epsilons(self.epsilon, self.name)
         if not self.epsilon or not self.networks:
             raise ValueError(f"{self.name}: give at least one epsilon and one [[networks]]")
@@ -329,6 +340,10 @@ class Config:
         for label in labels:
             if labels.count(label) > 1:
                 raise ValueError(f"{self.name}: {label} stands there twice")
+
+    def seeds_of(self, experiment: Experiment) -> tuple:
+        "Those of one architecture."
+        return self.seeds if experiment.seeds is None else experiment.seeds
 
     def stages(self, experiment: Experiment) -> list[str]:
         "Those of an experiment, and of mixed pairs where they are asked for."

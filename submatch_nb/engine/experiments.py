@@ -83,12 +83,16 @@ class Run:
     def result(self, experiment: Experiment, stage: str, pair: Sequence[str]) -> Path:
         return self.out / "results" / pair_file(experiment.label, stage, pair)
 
+    def seed(self, experiment: Experiment, number: int) -> int:
+        "What one network begins from: a seed of the config, or the place of its weights."
+        return number if experiment.weights else self.config.seeds_of(experiment)[number]
+
     def origin(self, experiment: Experiment, number: int, stage: str) -> str:
         "What tells one network at one stage from any other: a digest of its file, or its making."
         if stage == "untrained":
-            return f"seed {number if experiment.weights else self.config.seeds[number]}"
+            return f"seed {self.seed(experiment, number)}"
         if not experiment.weights:
-            return seal_of(self.checkpoint(experiment, self.config.seeds[number], stage))
+            return seal_of(self.checkpoint(experiment, self.seed(experiment, number), stage))
         weights = experiment.weights[number]
         return seal_of(weights) if Path(weights).is_file() else weights
 
@@ -186,7 +190,7 @@ def train_network(run: Run, experiment: Experiment, seed: int) -> dict[str, Any]
                 f" delete {path} to train that network again"
             )
     told = ("seed", "recipe", "history", "test_accuracy", "versions")
-    about["origins"] = run.origins(experiment, run.config.seeds.index(seed))
+    about["origins"] = run.origins(experiment, run.config.seeds_of(experiment).index(seed))
     return about | {key: trained.about[key] for key in told}
 
 # %% ../../nbs/engine/experiments.ipynb #fc266624
@@ -196,20 +200,20 @@ def load_member(run: Run, experiment: Experiment, number: int, stage: str) -> nn
     Parameters
     ----------
     number : int
-        Which of its networks: a place among the config's seeds, or among its weights.
+        Which of its networks: a place among its seeds, or among its weights.
     stage : str
         One of the experiment's.
     """
     images = run.images("test")
     if stage != "untrained" and not experiment.weights:
-        path = run.checkpoint(experiment, run.config.seeds[number], stage)
+        path = run.checkpoint(experiment, run.seed(experiment, number), stage)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*unfinished run")  # as meant
             return load_checkpoint(path, device=run.device).model.eval()
     model = build(
         experiment.architecture,
         experiment.classes(images),
-        number if experiment.weights else run.config.seeds[number],
+        run.seed(experiment, number),
         experiment.width,
         images.shape,
     ).to(run.device)

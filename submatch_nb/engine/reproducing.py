@@ -177,7 +177,7 @@ def count_cores() -> int:
 def train_all(run: Run, pool: Executor | None) -> list[dict]:
     """The first stage: descriptions of all networks."""
     trained = [e for e in run.config.networks if not e.weights]
-    jobs = [(run, e, seed) for e in trained for seed in run.config.seeds]
+    jobs = [(run, e, seed) for e in trained for seed in run.config.seeds_of(e)]
     taken = [(run, e, k) for e in run.config.networks for k in range(len(e.weights))]
     return each(pool, train_network, jobs) + each(pool, take_network, taken)
 
@@ -405,5 +405,5 @@ def wanted_workers(run: Run, cores: int) -> int:
     """One process on each core, but no more than there are networks; one for a GPU."""
     if run.device != "cpu":
         return 1
-    networks = sum(len(e.weights or run.config.seeds) for e in run.config.networks)
+    networks = sum(len(e.weights or run.config.seeds_of(e)) for e in run.config.networks)
     return min(cores, networks)
