@@ -11,6 +11,7 @@ __all__ = ['STABLE_UP_TO', 'Missed', 'missed_without', 'dependency_graph', 'reac
 import math
 from collections.abc import Iterator
 from itertools import combinations
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -454,7 +455,7 @@ def find_unstable(
     """
     peel, n, _ = start(X, Y, epsilon)
     epsilon = check_epsilon(epsilon)
-    if factor is None or not factor > 1:
+    if not isinstance(factor, Real) or not factor > 1:
         raise ValueError(f"factor is {factor!r}: a number above 1 is needed")
     live = max(side.shape[1] for side in peel.columns())
     if live > STABLE_UP_TO:

@@ -780,6 +780,8 @@ def test_bootstrap_gives_every_number_its_interval():
         bootstrap(none)
     with pytest.raises(ValueError, match="an interval over networks takes three or more"):
         bootstrap(Comparisons({("a", "b"): trained}))
+    with pytest.raises(TypeError, match="a comparison is needed, not Layer"):
+        bootstrap(trained["fc2.relu"])
 
 
 @pytest.mark.parametrize("shuffles", [1, 3, 19])

@@ -118,6 +118,7 @@ def test_masks_that_are_said():
     [
         ("attention", ValueError, "mask is 'attention', and a batch has input_ids, attention_mask"),
         (3, TypeError, "mask is 3: name an entry of the batch"),
+        (torch.ones(99), TypeError, r"mask is tensor\(.{1,40}\.\.\..{1,40}: name an entry"),
         (lambda b: b["input_ids"][:, 1:], ValueError, r"'act'.*mask has shape \(8, 8\).*\(9,\)"),
         (lambda b: 1, ValueError, "mask is a single number"),
     ],

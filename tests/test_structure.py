@@ -319,7 +319,7 @@ def test_both_ends_of_what_stability_forbids():
 @pytest.mark.parametrize("f", [find_unstable, is_stable])
 def test_what_stability_is_not_tried_on(f):
     X, Y = leaning(0.1)
-    for factor in (1, 0.5, -2, math.nan, None):
+    for factor in (1, 0.5, -2, math.nan, None, "2"):
         with pytest.raises(ValueError, match=rf"^factor is {factor!r}: a number above 1"):
             f(X, Y, 0.1, factor)
     for epsilon, error in ((1, ValueError), (None, TypeError)):

@@ -61,7 +61,7 @@ function intervalAt(layer, limit) {
 }
 
 // Why a number says nothing, in words: the rule of `void_reasons` in submatch_nb.engine.chance.
-const trivially = layer => `${layer.critical.x.length} + ${layer.critical.y.length} neurons span ${layer.ranks[2]} dimensions together: any two networks match here`;
+const trivially = layer => `${layer.critical.x.length} + ${layer.critical.y.length} neurons span ${several(layer.ranks[2], "dimension")} together: any two networks match here`;
 function pAtAny(layer, data, observed, epsilon) {
   const { mean, lead } = layer.chance.any, matched = Math.round(observed * layer.total);
   if (!matched) return 1;

@@ -7,6 +7,7 @@ __all__ = ['MaskChoice', 'AUTOMATIC', 'SPECIAL', 'Mask', 'check_mask', 'masks_of
            'fitting']
 
 # %% ../../nbs/engine/masks.ipynb #maskimp0
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,8 +37,8 @@ def check_mask(mask: Any) -> MaskChoice | None:
     if mask is None or mask is False or isinstance(mask, str) or callable(mask):
         return mask
     raise TypeError(
-        f"mask is {mask!r}: name an entry of the batch, give a function of the batch, or False"
-        " where all positions count"
+        f"mask is {reprlib.repr(mask)}: name an entry of the batch, give a function of the"
+        " batch, or False where all positions count"
     )
 
 

@@ -254,6 +254,10 @@ def bootstrap(
     names = [check_choice(name, MEASURES, "measures") for name in measures]
     if isinstance(comparison, Comparisons):
         rows = _of_networks(comparison, baseline, level, epsilons, names)
+    elif not isinstance(comparison, Comparison):
+        raise TypeError(
+            f"a comparison is needed, not {type(comparison).__name__}: see compare and compare_all"
+        )
     else:
         rows = _of_images(comparison, baseline, level, epsilons, names)
     return pd.DataFrame(rows, columns=Row._fields).set_index(["layer", "quantity"])
