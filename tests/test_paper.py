@@ -485,6 +485,10 @@ def layers_of(**similarities):
         chance=pd.DataFrame(
             {"network": "net", "stage": "trained", "depth": range(len(depth)), "rank both": 20}
         ),
+        simple=pd.DataFrame(
+            [("net", layer, 0.3, 6, 6) for layer in similarities],
+            columns=["network", "layer", "epsilon", "matched", "tried"],
+        ),
         distinct=pd.DataFrame(
             [("net", "fc", 0.3, size) for size in (2, 4, 5, 5)],
             columns=["network", "layer", "epsilon", "size"],
@@ -1087,6 +1091,25 @@ def test_widths_that_have_pairs_are_drawn(tmp_path, monkeypatch):
         ),
     )
     assert drawn()[0] == ["width 0.5"] and drawn()[1].endswith("no pair of digits-mlp-w0.25")
+
+
+def test_claims_on_simple_matches_take_all_neurons_that_match():
+    "Around some of them only, fewer are found: how many there are cannot be said."
+    label = "vgg16_bn-w0.25"
+    results = Results(Path(__file__).parents[1] / "nbs/results/laptop")
+    before = claims(results).agrees
+    assert "cannot be said" not in [before[claim, label] for claim in (8, 9, 10)]
+    for end, differ in ((0, {9, 10}), (-1, {8, 9, 10})):
+        results = Results(Path(__file__).parents[1] / "nbs/results/laptop")
+        layer = results.comparisons[label, "trained", ("seed0", "seed1")].layers[end]
+        results.sizes = [
+            (*key, e, found | {"tried": found["matched"] - 1} if some else found)
+            for *key, e, found in results.sizes
+            for some in [key[0] == label and key[3] == layer and float(e) == 0.5]
+        ]
+        after = claims(results).agrees
+        assert set(after[after != before].index) == {(claim, label) for claim in differ}
+        assert set(after[after != before]) == {"cannot be said"}
 
 
 # The figures of the paper's question

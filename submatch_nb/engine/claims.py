@@ -10,10 +10,13 @@ __all__ = ['LOW', 'ZERO', 'HIGHER', 'SPREAD', 'NEARLY_ALL', 'SMALL', 'FEW', 'SAI
            'fewer_small_near_input', 'no_single_neurons', 'Claim', 'claims', 'side_by_side', 'spans', 'moves', 'beyond']
 
 # %% ../../nbs/engine/claims.ipynb #2dc72dc0
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from .results import Results
 from .summaries import Part, half_epsilons, summary
@@ -207,8 +210,10 @@ def convolutions(given: Given) -> "pd.DataFrame":
     return given.means().loc[list(channels)]
 
 
-def by_epsilon(values: Mapping[float, bool]) -> str:
-    """In one word where all ε say the same, else the ε that say yes."""
+def by_epsilon(values: Mapping[float, bool | None]) -> str:
+    """In one word where all ε say the same, else the ε that say yes; None cannot be said."""
+    if None in values.values():
+        return SAID[2]
     if all(values.values()):
         return "yes"
     if not any(values.values()):
@@ -306,14 +311,27 @@ def _sizes_kept(given: Given) -> bool:
 
 def _small(given: Given, place: int, size: int) -> "pd.Series":
     """How many simple matches of so many neurons there are for each neuron of a layer, by ε, the
-    mean over pairs."""
+    mean over pairs; NaN where they were looked for around some of the neurons that match only."""
     results, rows = given.results, given.rows()
     layer = given.means().index[place]
     neurons = 2 * rows[rows.layer == layer].neurons.iloc[0]
     its = results.distinct
     its = its[(its.network == given.label) & (its.layer == layer) & (its["size"] <= size)]
     counts = its.groupby("epsilon").size().reindex(list(results.config.epsilon), fill_value=0)
-    return counts / (neurons * len(results.pairs(given.label)))
+    simple = results.simple.query("network == @given.label and layer == @layer")
+    tried_all = (simple.tried == simple.matched).groupby(simple.epsilon).all()
+    return (counts / (neurons * len(results.pairs(given.label)))).where(tried_all)
+
+
+def _at_most(values: "pd.Series", limits: "pd.Series | float") -> dict[float, bool | None]:
+    """Where values are no larger than limits, by ε; None where either is not known."""
+    known = (values - limits).notna()
+    below = values <= limits
+    return {e: bool(below[e]) if known[e] else None for e in values.index}
+
+
+def _number(value: float) -> str:
+    return "not all tried" if math.isnan(value) else f"{value:.2f}"
 
 
 def few_small_near_output(given: Given) -> Found:
@@ -321,8 +339,8 @@ def few_small_near_output(given: Given) -> Found:
     if not _sizes_kept(given):
         return NOTHING
     last = _small(given, -1, SMALL)
-    shown = ", ".join(f"{v:.2f} (ε = {e:g})" for e, v in last.items())
-    return Found(f"for each neuron {shown}", by_epsilon({e: v <= FEW for e, v in last.items()}))
+    shown = ", ".join(f"{_number(v)} (ε = {e:g})" for e, v in last.items())
+    return Found(f"for each neuron {shown}", by_epsilon(_at_most(last, FEW)))
 
 
 def fewer_small_near_input(given: Given) -> Found:
@@ -330,10 +348,12 @@ def fewer_small_near_input(given: Given) -> Found:
     if not _sizes_kept(given):
         return NOTHING
     first, last = _small(given, 0, SMALL), _small(given, -1, SMALL)
-    shown = ", ".join(f"{first[e]:.2f} : {last[e]:.2f} (ε = {e:g})" for e in first.index)
+    shown = ", ".join(
+        f"{_number(first[e])} : {_number(last[e])} (ε = {e:g})" for e in first.index
+    )
     if max(first.max(), last.max()) == 0:
         return Found(shown, "cannot be said")
-    return Found(shown, by_epsilon({e: first[e] <= last[e] for e in first.index}))
+    return Found(shown, by_epsilon(_at_most(first, last)))
 
 
 def no_single_neurons(given: Given) -> Found:
@@ -341,11 +361,11 @@ def no_single_neurons(given: Given) -> Found:
     if not _sizes_kept(given):
         return NOTHING
     ends = {"input": _small(given, 0, 2), "output": _small(given, -1, 2)}
-    shown = "; ".join(f"{name} at most {values.max():.2f}" for name, values in ends.items())
-    highest = {e: max(values[e] for values in ends.values()) for e in given.means()}
-    return Found(
-        f"for each neuron, {shown}", by_epsilon({e: 2 * v <= FEW for e, v in highest.items()})
+    shown = "; ".join(
+        f"{name} at most {_number(values.max(skipna=False))}" for name, values in ends.items()
     )
+    highest = np.maximum(*ends.values())
+    return Found(f"for each neuron, {shown}", by_epsilon(_at_most(2 * highest, FEW)))
 
 # %% ../../nbs/engine/claims.ipynb #clm00005
 @dataclass(frozen=True)
