@@ -368,15 +368,16 @@ def test_brackets_of_the_demo_are_narrow():
         assert (np.concatenate(profile.upper) < 1).any() and share_undecided(profile) < 1e-3
 
 
-def test_brackets_of_networks_trained_on_cifar_10_are_narrow():
+@pytest.mark.parametrize("run, pairs, layers", [("laptop", 20, 320), ("half", 4, 62)])
+def test_brackets_of_networks_trained_on_cifar_10_are_narrow(run, pairs, layers):
     "Every layer of every pair of trained networks in the results that the paper's chapter shows."
-    results = Results(Path(__file__).parent.parent / "nbs/results/laptop")
+    results = Results(Path(__file__).parent.parent / "nbs/results" / run)
     trained = [
         comparison
         for (_, stage, _), comparison in results.comparisons.items()
         if stage == "trained"
     ]
-    assert len(trained) == 20 and sum(len(comparison.layers) for comparison in trained) == 320
+    assert len(trained) == pairs and sum(len(one.layers) for one in trained) == layers
     shares = [
         share_undecided(profile)
         for comparison in trained
