@@ -348,9 +348,7 @@ def fewer_small_near_input(given: Given) -> Found:
     if not _sizes_kept(given):
         return NOTHING
     first, last = _small(given, 0, SMALL), _small(given, -1, SMALL)
-    shown = ", ".join(
-        f"{_number(first[e])} : {_number(last[e])} (ε = {e:g})" for e in first.index
-    )
+    shown = ", ".join(f"{_number(first[e])} : {_number(last[e])} (ε = {e:g})" for e in first.index)
     if max(first.max(), last.max()) == 0:
         return Found(shown, "cannot be said")
     return Found(shown, by_epsilon(_at_most(first, last)))
